@@ -1,0 +1,48 @@
+# Every target does its own set-up in .venv and is quick when that is done. The first set-up downloads torch.
+# pip's own settings (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS) work as usual; on Linux without a GPU
+# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu makes that download ten times smaller.
+.PHONY: help demo test test-gpu bench lint
+.DELETE_ON_ERROR:
+
+# The tested Python if it is there, else whatever python3 is (3.11 or newer).
+PYTHON ?= $(shell python3.11 -c 'import sys; print(sys.executable)' 2>/dev/null || command -v python3)
+VENV := .venv
+RUN := $(VENV)/bin/python
+ARGS ?=
+TORCH := $(shell grep '^torch==' constraints.txt)
+
+help:
+	@echo "make demo       train two small models privately, explain and verify the compiled step (2 minutes)"
+	@echo "make test       ruff, mypy and all tests that need no GPU"
+	@echo "make test-gpu   the tests marked gpu"
+	@echo "make bench      time and memory beside other libraries; ARGS='--help' lists the options"
+	@echo "make lint       ruff and mypy only"
+
+demo: $(VENV)/.demo-installed
+	@$(RUN) -m dpcompile demo $(ARGS)
+
+test: lint
+	@OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 -m "not gpu" $(ARGS)
+
+test-gpu: $(VENV)/.test-installed
+	@$(RUN) -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "torch sees no CUDA device")'
+	@OMP_NUM_THREADS=1 $(RUN) -m pytest -q -m gpu $(ARGS)
+
+bench: $(VENV)/.bench-installed
+	@$(RUN) -m benchmarks.run $(ARGS)
+
+lint: $(VENV)/.test-installed
+	@$(RUN) -m ruff check .
+	@$(RUN) -m mypy
+
+# The pinned torch is named on the command line, and first: nothing else may pull another build of it.
+$(VENV)/.%-installed: pyproject.toml constraints.txt | $(RUN)
+	@echo "installing $(TORCH) and the '$*' dependencies into $(VENV) (minutes the first time)"
+	@$(RUN) -m pip install -q --disable-pip-version-check "$(TORCH)" -c constraints.txt
+	@$(RUN) -m pip install -q --disable-pip-version-check "$(TORCH)" -c constraints.txt -e ".[$*]"
+	@touch $@
+
+$(RUN):
+	@echo "creating $(VENV) with $(PYTHON)"
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=...")'
+	@$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,31 @@
+"""dpcompile: a compiler for differentially private training in PyTorch."""
+
+from dpcompile.cost.hardware import HARDWARE, Hardware
+from dpcompile.ir.errors import (
+    CaptureError,
+    DPCompileError,
+    InvalidInput,
+    MixedExamplesError,
+    StrategyError,
+    UnsupportedOperation,
+    VerificationError,
+)
+from dpcompile.module import PrivateModule, dpcompile
+from dpcompile.plan.plan import Plan
+from dpcompile.step import Step
+
+__all__ = [
+    "HARDWARE",
+    "CaptureError",
+    "DPCompileError",
+    "Hardware",
+    "InvalidInput",
+    "MixedExamplesError",
+    "Plan",
+    "PrivateModule",
+    "Step",
+    "StrategyError",
+    "UnsupportedOperation",
+    "VerificationError",
+    "dpcompile",
+]

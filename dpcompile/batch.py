@@ -1,0 +1,104 @@
+"""The user's batch: nested positional and keyword arguments, flattened into tensors with and without example axis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dpcompile import torch_private
+from dpcompile.ir.errors import InvalidInput
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a batch is put together.
+
+    dims[i]: the example axis of leaf i, or None (shared tensor, or a constant that is not a tensor).
+    constants: leaves that are not tensors, by position; they are part of the graph.
+    """
+
+    structure: Any
+    paths: tuple[str, ...]
+    dims: tuple[int | None, ...]
+    constants: dict[int, Any]
+
+    def rebuild(self, tensors: list[Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Positional and keyword arguments with these tensors in place."""
+        rest = iter(tensors)
+        leaves = [self.constants[i] if i in self.constants else next(rest) for i in range(len(self.paths))]
+        args, kwargs = torch_private.unflatten(leaves, self.structure)
+        return args, kwargs
+
+    def tensor_dims(self) -> list[tuple[str, int | None]]:
+        """Path and example axis of every tensor leaf."""
+        pairs = zip(self.paths, self.dims, strict=True)
+        return [pair for i, pair in enumerate(pairs) if i not in self.constants]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch, flattened. `key` is everything that a captured graph relies on except the batch size."""
+
+    layout: Layout
+    tensors: list[Tensor]
+    size: int
+    key: tuple[Any, ...]
+
+
+def flatten_batch(args: tuple[Any, ...], kwargs: dict[str, Any], batch_dim: Any) -> Batch:
+    """Flatten a batch, find its size, and refuse batches whose example axes disagree.
+
+    batch_dim: an int for all tensors, or a pytree prefix of the positional arguments (None = shared); keyword
+    arguments take an int prefix, or 0 when the prefix is a tuple.
+    """
+    leaves, structure = torch_private.flatten((args, kwargs))
+    paths = [path.replace("[0]", "args", 1) if path.startswith("[0]") else "kwargs" + path[3:]
+             for path in torch_private.leaf_paths((args, kwargs))]  # fmt: skip
+    prefix = batch_dim if isinstance(batch_dim, tuple) and len(batch_dim) == 2 and isinstance(batch_dim[1], dict) else (
+        batch_dim, batch_dim if isinstance(batch_dim, int) else 0)  # fmt: skip
+    try:
+        wanted = torch_private.broadcast_prefix(prefix, (args, kwargs)) if leaves else []
+    except ValueError:
+        raise InvalidInput(f"batch_dim={batch_dim!r} does not fit the structure of the batch: {structure}") from None
+    constants = {i: leaf for i, leaf in enumerate(leaves) if not isinstance(leaf, Tensor)}
+    dims = tuple(example_axis(leaf, dim) for leaf, dim in zip(leaves, wanted, strict=True))
+    sizes = {paths[i]: leaves[i].shape[dim] for i, dim in enumerate(dims) if dim is not None}
+    if not sizes:
+        raise InvalidInput("no tensor of the batch has an example axis; pass the inputs (and targets) as tensors")
+    if len(set(sizes.values())) > 1:
+        listing = ", ".join(f"{path}: {size}" for path, size in sizes.items())
+        raise InvalidInput(
+            f"the tensors of the batch disagree about the number of examples ({listing}). Make them equal, "
+            "or say with batch_dim= which axis holds the examples (None for tensors that all examples share)."
+        )
+    layout = Layout(structure, tuple(paths), dims, constants)
+    tensors = [dense(leaf) for leaf in leaves if isinstance(leaf, Tensor)]
+    leaf_keys = tuple(leaf_key(leaf, dim) for leaf, dim in zip(leaves, dims, strict=True))
+    return Batch(layout, tensors, next(iter(sizes.values())), (str(structure), leaf_keys))
+
+
+def example_axis(leaf: Any, dim: int | None) -> int | None:
+    """The example axis of a leaf: none for constants, shared tensors and tensors without dimensions."""
+    if not isinstance(leaf, Tensor) or dim is None or leaf.dim() == 0:
+        return None
+    if not -leaf.dim() <= dim < leaf.dim():
+        raise InvalidInput(f"batch_dim={dim} but a tensor of the batch has shape {list(leaf.shape)}")
+    return dim % leaf.dim()
+
+
+def dense(leaf: Tensor) -> Tensor:
+    """The tensor without gaps or overlaps, so that its strides are a permutation's."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    is_permuted = leaf.dim() in formats and leaf.is_contiguous(memory_format=formats[leaf.dim()])
+    return leaf.detach() if is_permuted else leaf.detach().contiguous()
+
+
+def leaf_key(leaf: Any, dim: int | None) -> tuple[Any, ...]:
+    """What the graph relies on for one leaf."""
+    if not isinstance(leaf, Tensor):
+        return (type(leaf).__name__, leaf if isinstance(leaf, (int, float, str, bool, type(None))) else id(leaf))
+    sizes = tuple(size for axis, size in enumerate(leaf.shape) if axis != dim)
+    return (sizes, dim, leaf.dtype, str(leaf.device), dense(leaf).is_contiguous(), leaf.requires_grad)

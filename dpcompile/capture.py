@@ -1,0 +1,234 @@
+"""Model, loss and one batch in; the joint forward and backward graph out, with one free batch size.
+
+Two steps. The step (losses and `autograd.grad` of their sum) is traced at ATen level under fake tensors of
+which only the example axis is symbolic, with a batch hint that differs from every static size. If the trace
+holds mutations it is replayed through functionalisation, and trailing writes to buffers become outputs.
+One graph then serves every batch size: afterwards the symbol must still be free, every condition on it that
+tracing relied on is checked by a second capture on its other side, and anything else refuses.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import sympy
+import torch
+from torch import Tensor, fx, nn
+from torch.func import functional_call, functionalize
+
+from dpcompile import torch_private
+from dpcompile.batch import Batch
+from dpcompile.ir.errors import CaptureError, DPCompileError, InvalidInput, refusal
+from dpcompile.ir.graph import Input, JointGraph, size_expression, value
+from dpcompile.kernels.recurrent import RecurrentSites
+from dpcompile.losses import Program, check_losses, public_name
+from dpcompile.provenance import annotated_modules, record_places
+from dpcompile.simplify import simplify
+
+aten = torch.ops.aten
+HINTS = (23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109, 113)
+
+
+def capture(program: Program, batch: Batch) -> JointGraph:
+    """The joint graph of one step; raises CaptureError when it would not be right for every batch size."""
+    tensors = [*dict(program.named_parameters()).values(), *batch.tensors]
+    static = {int(size) for tensor in tensors for size in tensor.shape}
+    hint = next(number for number in HINTS if number not in static)
+    joint = capture_once(program, batch, hint)
+    for guard in torch_private.guards(joint.fakes):
+        check_guard(program, batch, joint, guard, hint)
+    return joint
+
+
+def capture_once(program: Program, batch: Batch, hint: int) -> JointGraph:
+    """One trace with this batch hint."""
+    parameters = {n: p for n, p in program.named_parameters() if p.requires_grad}
+    state = {n: p for n, p in program.named_parameters() if not p.requires_grad} | dict(program.named_buffers())
+    if not parameters:
+        raise InvalidInput("the model has no trainable parameter; set requires_grad=True where gradients are wanted")
+    mode = torch_private.new_fakes()
+    dims = [dim for _, dim in batch.layout.tensor_dims()]
+    fakes = [torch_private.fake(mode, t, d, hint) for t, d in zip(batch.tensors, dims, strict=True)]
+    held = [torch_private.fake(mode, t, None, hint) for t in (*parameters.values(), *state.values())]
+    step = Step(program, list(parameters), list(state), batch, dims)
+    with preserved(program):
+        module = traced(step, mode, [*held, *fakes])
+    inputs = [Input("parameter", public_name(n)) for n in parameters] + [Input("state", public_name(n)) for n in state]
+    for (path, dim), leaf in zip(batch.layout.tensor_dims(), batch.tensors, strict=True):
+        inputs.append(Input("shared" if dim is None else "batch", path, dim if leaf.dim() else None))
+    symbol = batch_symbol(mode, fakes, dims)
+    outputs = [("losses", "")] + [("gradient", public_name(n)) for n in parameters]
+    joint = JointGraph(module, inputs, outputs, symbol, mode)
+    take_buffer_updates(joint)
+    record_places(joint)
+    simplify(joint.module)
+    return joint
+
+
+class Step:
+    """The function that is traced: state and batch in, losses and summed gradients out."""
+
+    def __init__(self, program: Program, parameters: list[str], state: list[str], batch: Batch, dims: Sequence[int | None]):
+        self.program, self.parameters, self.state, self.batch, self.dims = program, parameters, state, batch, dims
+
+    def __call__(self, *tensors: Tensor) -> tuple[Tensor | None, ...]:
+        """Losses, then one summed gradient (or None) for every trainable parameter."""
+        count = len(self.parameters)
+        parameters = [tensor.detach().requires_grad_() for tensor in tensors[:count]]
+        state = list(tensors[count : count + len(self.state)])
+        leaves = list(tensors[count + len(self.state) :])
+        batched = [(leaf, dim) for leaf, dim in zip(leaves, self.dims, strict=True) if dim is not None]
+        size = batched[0][0].shape[batched[0][1]]
+        for leaf, dim in batched[1:]:
+            torch._check(leaf.shape[dim] == size)  # otherwise every input has a batch symbol of its own
+        args, kwargs = self.batch.layout.rebuild(leaves)
+        held = dict(zip([*self.parameters, *self.state], [*parameters, *state], strict=True))
+        with annotated_modules(self.program), RecurrentSites():
+            losses = functional_call(self.program, held, args, kwargs, tie_weights=True)
+        losses = check_losses(losses, size)
+        torch_private.keep_provenance(losses)
+        gradients = torch.autograd.grad(losses, parameters, torch.ones_like(losses), allow_unused=True)
+        return (losses.detach(), *gradients)
+
+
+def traced(step: Step, mode: torch_private.Fakes, tensors: list[Tensor]) -> fx.GraphModule:
+    """Trace, and replay through functionalisation if anything was mutated."""
+    try:
+        with torch_private.tracing_context(mode), torch_private.provenance():
+            module = torch_private.trace(step, tensors, stack_traces=True)
+        if any(is_mutation(node) for node in module.graph.nodes):
+            with torch_private.tracing_context(mode):
+                replay = fx.Interpreter(module)
+                module = torch_private.trace(
+                    functionalize(lambda *args: replay.run(*args, enable_io_processing=False), remove="mutations"), tensors
+                )
+    except DPCompileError:
+        raise
+    except Exception as error:  # whatever the user's own forward or torch's tracing raises, with its reason kept
+        raise CaptureError(
+            refusal(
+                f"PyTorch could not trace the model: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+                user_line(error),
+                "the joint graph is traced without data, with the batch size as an unknown",
+                "run loss(model, *batch) once in eager to see whether the model itself fails; if it does not, "
+                "avoid data-dependent Python branches and shapes at that line",
+            )
+        ) from error
+    return module
+
+
+def user_line(error: BaseException) -> str:
+    """The innermost line of the user's code in a traceback."""
+    from dpcompile.provenance import is_user_file
+
+    found, step = "", error.__traceback__
+    while step is not None:
+        if is_user_file(step.tb_frame.f_code.co_filename):
+            found = f"{step.tb_frame.f_code.co_filename}:{step.tb_lineno}"
+        step = step.tb_next
+    return found
+
+
+def is_mutation(node: fx.Node) -> bool:
+    """Whether a node writes to one of its inputs."""
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+@contextlib.contextmanager
+def preserved(program: nn.Module) -> Iterator[None]:
+    """Undo whatever tracing leaves in the modules: cached fake tensors, counters, train flags."""
+    containers = ("_parameters", "_buffers", "_modules")
+    saved = [(m, dict(m.__dict__), {name: dict(m.__dict__[name]) for name in containers}) for m in program.modules()]
+    devices = list({p.device.index or 0 for p in program.parameters() if p.is_cuda})
+    with torch.random.fork_rng(devices=devices):
+        try:
+            yield
+        finally:
+            for module, attributes, dicts in saved:
+                module.__dict__.clear()
+                module.__dict__.update(attributes)
+                for name, entries in dicts.items():
+                    module.__dict__[name].clear()
+                    module.__dict__[name].update(entries)
+
+
+def batch_symbol(mode: torch_private.Fakes, fakes: Sequence[Tensor], dims: Sequence[int | None]) -> sympy.Symbol:
+    """The one batch symbol, still free; refuses where tracing fixed it to a number."""
+    sizes = [size_expression(leaf.shape[dim]) for leaf, dim in zip(fakes, dims, strict=True) if dim is not None]
+    replaced = torch_private.specialised(mode)
+    resolved = {size.xreplace(replaced) for size in sizes}
+    symbol = next(iter(resolved))
+    if len(resolved) != 1 or not isinstance(symbol, sympy.Symbol):
+        raise CaptureError(
+            refusal(
+                f"the batch size became fixed to {symbol}",
+                "",
+                "the model compares the batch size with a number, or uses a tensor whose size is the batch's",
+                "write the operation so that it works for any batch size (for example x.shape[0] instead of a constant)",
+            )
+        )
+    return symbol
+
+
+def take_buffer_updates(joint: JointGraph) -> None:
+    """Turn trailing writes to buffers into outputs; refuse writes to trainable parameters."""
+    names = {node: item for item, node in zip(joint.inputs, joint.graph.find_nodes(op="placeholder"), strict=True)}
+    outputs = {key: joint.output(*key) for key in joint.outputs}
+    for node in list(joint.graph.nodes):
+        if node.target is not aten.copy_.default or node.args[0] not in names:
+            continue
+        item = names[node.args[0]]
+        if item.kind == "parameter":
+            raise CaptureError(f"parameter {item.name} is written to in forward; update it outside the model")
+        if item.kind == "state":
+            outputs["buffer", item.name] = node.args[1]
+        node.replace_all_uses_with(node.args[1])
+        joint.graph.erase_node(node)
+    joint.replace_outputs(outputs)
+
+
+def check_guard(program: Program, batch: Batch, joint: JointGraph, guard: sympy.Basic, hint: int) -> None:
+    """Capture again on the other side of a condition on the batch size; the graph must be the same."""
+    guard = guard.xreplace(torch_private.specialised(joint.fakes))  # type: ignore[arg-type]
+    if joint.symbol not in guard.free_symbols:
+        return
+    bounds = {int(number) for number in guard.atoms(sympy.Integer)}
+    candidates = sorted({abs(bound) + step for bound in bounds for step in (-1, 0, 1)} | {2, 3, 4, 5, 7, 8, 9, hint + 1})
+    others = [n for n in candidates if 2 <= n < 2**20 and n != hint and guard.subs(joint.symbol, n) == sympy.false]
+    if not others:  # the other side holds only B = 0 or 1: B = 1 is compared numerically, B = 0 never runs the graph
+        return
+    other = capture_once(program, batch, others[0])
+    if outline(other) != outline(joint):
+        raise CaptureError(
+            refusal(
+                f"the model takes another path when the batch size is {others[0]}",
+                first_difference(joint, other),
+                f"tracing relied on {guard}",
+                "remove the branch on the batch size, or choose the path by an argument",
+            )
+        )
+
+
+def outline(joint: JointGraph) -> list[str]:
+    """The graph as lines that do not depend on names of symbols."""
+    index = {node: i for i, node in enumerate(joint.graph.nodes)}
+
+    def text(argument: Any) -> str:
+        mapped = fx.node.map_arg(argument, lambda n: f"%{index[n]}")
+        return str(mapped)
+
+    lines = []
+    for node in joint.graph.nodes:
+        shape = ""
+        if isinstance(node.meta.get("val"), Tensor):
+            shape = str([size_expression(s).subs(joint.symbol, sympy.Symbol("B")) for s in value(node).shape])
+        lines.append(f"{node.op} {node.target if node.op != 'placeholder' else ''} {text(node.args)} {text(node.kwargs)} {shape}")
+    return lines
+
+
+def first_difference(left: JointGraph, right: JointGraph) -> str:
+    """The user's line of the first node at which two captures differ."""
+    pairs = zip(outline(left), outline(right), left.graph.nodes, strict=False)
+    return next((node.meta.get("source_line", "") for a, b, node in pairs if a != b), "")

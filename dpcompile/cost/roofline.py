@@ -1,0 +1,21 @@
+"""Seconds of a cost on a machine: the slower of arithmetic and traffic, plus new memory, plus starting the operations.
+
+Williams, Waterman, Patterson 2009 (roofline), with an efficiency per form of matrix work and a launch term.
+"""
+
+from __future__ import annotations
+
+from dpcompile.cost.hardware import Hardware
+from dpcompile.ir.cost import Cost
+
+# Below this size memory comes from the allocator's own pool, without page faults (glibc's mmap threshold at most).
+POOLED_BYTES = 32 * 2**20
+
+
+def seconds(cost: Cost, hardware: Hardware, dtype: str = "float32") -> float:
+    """Predicted seconds of a cost that is in numbers (`Cost.at`)."""
+    rate = hardware.flops(dtype) * hardware.efficiency.get(cost.form, 0.7)
+    arithmetic = cost.matrix_flops / rate + cost.other_flops / (hardware.flops(dtype) / 8)
+    traffic = cost.bytes_moved / hardware.bandwidth
+    fresh = max(0.0, cost.fresh_bytes - POOLED_BYTES) / hardware.fresh_bandwidth
+    return float(max(arithmetic, traffic) + fresh + cost.launches * hardware.launch)

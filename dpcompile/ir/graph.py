@@ -1,0 +1,88 @@
+"""The joint graph: forward and backward of one step at ATen level, with the meaning of every input and output.
+
+No pass ever guesses from a node's name what a placeholder is: this record says it. Outputs are the tuple
+`(losses, *gradients, *buffers)` after capture; passes that add outputs extend `outputs` with their names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import sympy
+import torch
+from torch import fx
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One placeholder of the graph.
+
+    kind: "parameter" (trainable), "state" (frozen parameter or buffer), "batch" (has the example axis at `dim`)
+    or "shared" (a batch leaf without example axis). `name` is the dotted path in the module or the pytree path.
+    """
+
+    kind: str
+    name: str
+    dim: int | None = None
+
+
+@dataclass
+class JointGraph:
+    """A traced step; `inputs` and `outputs` stand in the order of the placeholders and of the output tuple.
+
+    outputs: ("losses", ""), ("gradient", parameter name), ("buffer", buffer name), later also ("norms", ""), ...
+    symbol: the one free batch size. fakes: the fake mode that owns it. notes: facts for the report.
+    """
+
+    module: fx.GraphModule
+    inputs: list[Input]
+    outputs: list[tuple[str, str]]
+    symbol: sympy.Symbol
+    fakes: object
+    notes: list[str] = field(default_factory=list)
+    constants: list[str] = field(default_factory=list)
+
+    @property
+    def graph(self) -> fx.Graph:
+        """The fx graph."""
+        return self.module.graph
+
+    def placeholders(self) -> dict[tuple[str, str], fx.Node]:
+        """The placeholder of every input, by (kind, name)."""
+        nodes = [node for node in self.graph.nodes if node.op == "placeholder"]
+        return {(item.kind, item.name): node for item, node in zip(self.inputs, nodes, strict=True)}
+
+    def output(self, kind: str, name: str = "") -> fx.Node | None:
+        """The node that is returned under this name; None for a gradient that does not exist."""
+        values = self.graph.output_node().args[0]
+        assert isinstance(values, (tuple, list))
+        value = values[self.outputs.index((kind, name))]
+        assert value is None or isinstance(value, fx.Node)
+        return value
+
+    def named(self, kind: str) -> dict[str, fx.Node | None]:
+        """All outputs of one kind, by name."""
+        return {name: self.output(kind, name) for other, name in self.outputs if other == kind}
+
+    def replace_outputs(self, outputs: dict[tuple[str, str], fx.Node | None]) -> None:
+        """Return these nodes, in this order, instead of the present outputs."""
+        self.outputs = list(outputs)
+        self.graph.output_node().args = (tuple(outputs.values()),)
+
+
+def value(node: fx.Node) -> torch.Tensor:
+    """The fake tensor of a node: its shape (with the batch symbol), dtype and strides."""
+    fake = node.meta["val"]
+    assert isinstance(fake, torch.Tensor), node
+    return fake
+
+
+def size_expression(size: int | torch.SymInt) -> sympy.Expr:
+    """A size as a sympy expression in the batch symbol."""
+    return size.node.expr if isinstance(size, torch.SymInt) else sympy.Integer(size)
+
+
+def where(node: fx.Node) -> str:
+    """Module path and user's source line of a node, as far as capture could keep them."""
+    path, line = node.meta.get("module_path", ""), node.meta.get("source_line", "")
+    return ", ".join(part for part in (path, line) if part)

@@ -1,0 +1,24 @@
+"""Per-example gradients of the scale of normalisation layers, from what the forward pass saved.
+
+The normalised input is (x - mean) * rstd, so the sums below need x and g once and no normalised copy in memory where
+the statistics are constant over what is summed (group normalisation): sum g*(x-mean)*rstd = rstd*(sum g*x - mean*sum g).
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def layer_scale(g: Tensor, x: Tensor, mean: Tensor | None, rstd: Tensor) -> Tensor:
+    """f[B, T, n], f[B, T, n], f[B, T, 1], f[B, T, 1] to the scale's per-example gradient f[B, n]."""
+    centred = x if mean is None else x - mean
+    return (centred * rstd * g).sum(1)
+
+
+def channel_scale(g: Tensor, x: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
+    """g, x: f[B, C, *], mean, rstd: f[B, groups] to the scale's per-example gradient f[B, C]."""
+    batch, channels = x.shape[:2]
+    rows_g, rows_x = g.reshape(batch, channels, -1), x.reshape(batch, channels, -1)
+    repeats = channels // mean.shape[1]
+    mean, rstd = (s.unsqueeze(2).expand(-1, -1, repeats).reshape(batch, channels) for s in (mean, rstd))
+    return ((rows_g * rows_x).sum(2) - mean * rows_g.sum(2)) * rstd

@@ -1,0 +1,12 @@
+"""Which traceable form stands for a kernel whose eager form uses loops, buffers or in-place writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from dpcompile.kernels import convolution, dense, embedding, reduction
+
+TRACEABLE: dict[Callable[..., Any], Callable[..., Any]] = {
+    key: form for module in (dense, convolution, embedding, reduction) for key, form in getattr(module, "TRACEABLE", {}).items()
+}

@@ -1,0 +1,115 @@
+"""Per-example losses from what the user gives: a callable, a criterion of torch.nn, or nothing.
+
+A criterion is computed with `reduction="none"` and reduced over each example's own elements:
+
+    reduction   per example
+    "sum"       sum over its elements
+    "mean"      mean over its elements; for criteria with ignore_index over those not ignored
+    "none"      as "mean"
+    "batchmean" sum over its elements (KLDivLoss)
+
+Class weights multiply and are not normalised; an example whose elements are all ignored has loss 0.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpcompile.ir.errors import InvalidInput
+
+CRITERIA = (
+    nn.CrossEntropyLoss, nn.NLLLoss, nn.BCELoss, nn.BCEWithLogitsLoss, nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss,
+    nn.HuberLoss, nn.KLDivLoss, nn.PoissonNLLLoss, nn.SoftMarginLoss, nn.MultiLabelSoftMarginLoss,
+    nn.MultiLabelMarginLoss, nn.MultiMarginLoss, nn.HingeEmbeddingLoss,
+)  # fmt: skip
+
+PerExampleLoss = Callable[..., Tensor]
+
+
+def per_example_criterion(criterion: nn.Module, outputs: Tensor, target: Tensor) -> Tensor:
+    """Losses f[B] of a torch.nn criterion, reduced over each example's own elements."""
+    reduction = criterion.reduction
+    elementwise = copy.copy(criterion)
+    elementwise.reduction = "none"
+    values = elementwise(outputs, target)
+    if values.dim() < 2:
+        return values
+    values = values.flatten(1)
+    if reduction in ("sum", "batchmean"):
+        return values.sum(1)
+    ignore_index = getattr(criterion, "ignore_index", None)
+    if ignore_index is None or target.is_floating_point():
+        return values.mean(1)
+    counted = (target != ignore_index).flatten(1).sum(1).clamp(min=1)
+    return values.sum(1) / counted
+
+
+class Program(nn.Module):
+    """Model and loss as one module, so that parameters and buffers of both are found by name."""
+
+    def __init__(self, model: nn.Module, loss: nn.Module | Callable[..., Tensor] | None) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = loss
+
+    def forward(self, *batch: Any, **kwargs: Any) -> Any:
+        """Per-example losses f[B] of a batch."""
+        if self.loss is None:
+            outputs = self.model(*batch, **kwargs)
+            return outputs if isinstance(outputs, Tensor) else getattr(outputs, "loss", outputs)
+        if isinstance(self.loss, CRITERIA):
+            return per_example_criterion(self.loss, self.model(*batch[:-1], **kwargs), batch[-1])
+        return self.loss(self.model, *batch, **kwargs)
+
+
+def public_name(name: str) -> str:
+    """The user's name of a parameter of the program: the model's own, or `loss.` and the loss's own."""
+    return name.removeprefix("model.")
+
+
+def make_program(model: nn.Module, loss: nn.Module | Callable[..., Tensor] | None) -> Program:
+    """Check the types of what the user gave and join them."""
+    if not isinstance(model, nn.Module):
+        raise InvalidInput(f"model must be a torch.nn.Module, got {type(model).__name__}; wrap a function in a Module")
+    known = loss is None or isinstance(loss, CRITERIA) or (callable(loss) and not is_unknown_criterion(loss))
+    if not known:
+        names = ", ".join(criterion.__name__ for criterion in CRITERIA)
+        raise InvalidInput(
+            f"loss must be None, a callable loss(model, *batch) -> f[B], or one of {names}; got {type(loss).__name__}. "
+            "Write loss=lambda model, x, y: ... with one value per example."
+        )
+    return Program(model, loss)
+
+
+def is_unknown_criterion(loss: object) -> bool:
+    """A criterion of torch.nn that takes other arguments than (outputs, target)."""
+    return type(loss).__module__.startswith("torch.nn.modules.loss")
+
+
+def check_losses(losses: object, batch_size: object) -> Tensor:
+    """Refuse whatever is not one floating-point loss per example."""
+    if not isinstance(losses, Tensor):
+        raise InvalidInput(
+            f"the loss must be a tensor with one value per example, got {type(losses).__name__}. "
+            "Give loss=, or return the losses (or an object with .loss) from the model."
+        )
+    if losses.dim() == 0:
+        raise InvalidInput(
+            "the loss is a scalar, so it is already reduced over the batch and per-example gradients are lost. "
+            'Use reduction="none" (and average over each example\'s own elements), or pass the torch.nn criterion itself.'
+        )
+    if losses.dim() != 1 or not bool(losses.shape[0] == batch_size):
+        raise InvalidInput(
+            f"the loss has shape {list(losses.shape)} but must have shape [B], one value per example. "
+            "Average or sum over each example's own elements, for example losses.flatten(1).mean(1)."
+        )
+    if not losses.is_floating_point():
+        raise InvalidInput(f"the losses have dtype {losses.dtype}, but gradients need a floating-point type.")
+    if not losses.requires_grad:
+        raise InvalidInput("the loss does not depend on any trainable parameter; check requires_grad and detach().")
+    return torch.atleast_1d(losses)

@@ -1,0 +1,270 @@
+"""`dpcompile(model, ...)` and the module that it returns."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from dpcompile.batch import Batch, flatten_batch
+from dpcompile.cost.hardware import HARDWARE, Hardware
+from dpcompile.guards import changed, guard_key
+from dpcompile.ir.errors import InvalidInput, StrategyError
+from dpcompile.ir.printer import format_graph
+from dpcompile.losses import make_program, public_name
+from dpcompile.pipeline import Compiled, Options, Stage, compile_step
+from dpcompile.plan.plan import Plan
+from dpcompile.report.text import Report
+from dpcompile.runtime import BACKENDS, Raw
+from dpcompile.step import Step
+from dpcompile.verify import Verification, verify
+
+Loss = nn.Module | Callable[..., Tensor] | None
+RECOMPILE_LIMIT = 8
+
+
+def dpcompile(
+    model: nn.Module,
+    loss: Loss = None,
+    *,
+    max_grad_norm: float = 1.0,
+    clipping: str = "flat",
+    strategy: str | Mapping[str, str | tuple[str, str]] = "auto",
+    schedule: str = "auto",
+    plan: Plan | None = None,
+    microbatch: int | None = None,
+    hardware: str | Hardware | None = None,
+    backend: str = "auto",
+    batch_dim: Any = 0,
+    example_batch: tuple[Any, ...] | None = None,
+) -> PrivateModule:
+    """Compile a model and a loss into a step that returns per-example norms and the sum of clipped gradients.
+
+    loss: `loss(model, *batch, **kwargs) -> f[B]`; a criterion of torch.nn, applied to (model(*batch[:-1]), batch[-1])
+    and reduced per example; or None if the model returns its per-example losses (f[B], or an object with .loss).
+    max_grad_norm: clip norm C > 0. strategy: "auto", one norm strategy, or {parameter name or glob: norm or (norm, sum)}.
+    schedule: "auto", "one-pass" or "microbatch" (chunks of at most `microbatch` examples, sums added). hardware: a name
+    in HARDWARE or a row, for planning. backend: "eager", "inductor" or "auto" (inductor on a GPU). batch_dim: where the
+    examples lie, an int or a pytree prefix with None for shared tensors. example_batch: trace now instead of at the
+    first call.
+
+    Raises InvalidInput and StrategyError here; the refusals of tracing and analysis come with the first call.
+    """
+    module = PrivateModule(model, loss, max_grad_norm, clipping, strategy, schedule, plan, microbatch, hardware, backend, batch_dim)
+    if example_batch is not None:
+        module.compiled(flatten_batch(tuple(example_batch), {}, batch_dim))
+    return module
+
+
+class PrivateModule(nn.Module):
+    """A model with its private step. Shares the model's parameters; its state_dict is the model's own."""
+
+    def __init__(self, model: nn.Module, loss: Loss, max_grad_norm: float, clipping: str, strategy: Any, schedule: str,
+                 plan: Plan | None, microbatch: int | None, hardware: str | Hardware | None, backend: str,
+                 batch_dim: Any) -> None:  # fmt: skip
+        super().__init__()
+        self.program = make_program(model, loss)
+        if clipping != "flat":
+            raise StrategyError(f"clipping={clipping!r} does not exist; use clipping=\"flat\"")
+        if backend not in BACKENDS:
+            raise StrategyError(f"backend={backend!r} does not exist; use one of {', '.join(BACKENDS)}")
+        self.max_grad_norm = positive(max_grad_norm)
+        self.microbatch = chunk_size(schedule, microbatch)
+        self.batch_dim = batch_dim
+        wanted = plan.strategies() if plan is not None else strategy
+        row = hardware if isinstance(hardware, Hardware) else hardware_row(hardware, model)
+        self.options = Options(wanted, schedule, self.microbatch, row, backend)
+        self.cache: dict[Any, Compiled] = {}
+        self.latest: Compiled | None = None
+
+    @property
+    def model(self) -> nn.Module:
+        """The user's model."""
+        return self.program.model
+
+    def forward(self, *batch: Any, mask: Tensor | None = None, **kwargs: Any) -> Step:
+        """One private step on a batch; `mask` bool[B] says which examples count (all by default)."""
+        flat = flatten_batch(batch, kwargs, self.batch_dim)
+        counted = checked_mask(mask, flat)
+        if flat.size == 0:
+            return self.empty_step(flat)
+        compiled = self.compiled(flat)
+        limit = torch.as_tensor(positive(self.max_grad_norm), dtype=torch.float64, device=flat.tensors[0].device)
+        raws = [compiled.runner(tensors, part, limit) for tensors, part in chunks(flat, counted, self.microbatch)]
+        self.apply_buffers(raws[0])
+        return self.joined(raws)
+
+    def compiled(self, batch: Batch) -> Compiled:
+        """The compiled step for everything about this batch but its size; traced anew when a guard changed."""
+        key = guard_key(self.program, batch)
+        if key not in self.cache:
+            if self.latest is not None and len(self.cache) >= RECOMPILE_LIMIT:
+                warnings.warn(f"dpcompile traced this model {len(self.cache)} times; the latest change: "
+                              f"{changed(list(self.cache)[-1], key)}", stacklevel=3)  # fmt: skip
+                self.cache.pop(next(iter(self.cache)))
+            self.cache[key] = compile_step(self.program, batch, self.options)
+        self.latest = self.cache[key]
+        return self.latest
+
+    def joined(self, raws: list[Raw]) -> Step:
+        """The chunks of one step together; sums are added, per-example results concatenated."""
+        grads = {name: gradient for name, gradient in raws[0].gradients.items()}
+        for raw in raws[1:]:
+            for name, gradient in raw.gradients.items():
+                grads[name] = grads[name] + gradient
+        fields = ("losses", "norms", "clip_factors", "nonfinite")
+        first = {f: getattr(raws[0], f) if len(raws) == 1 else torch.cat([getattr(r, f) for r in raws]) for f in fields}
+        return Step(first["losses"], first["norms"], first["clip_factors"], self.complete(grads), first["nonfinite"])
+
+    def complete(self, grads: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Gradients of all trainable parameters in the model's order; zero for those without a gradient path."""
+        return {name: grads[name] if name in grads else zero_gradient(p) for name, p in self.trainable()}
+
+    def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Trainable parameters of model and loss by their public names."""
+        for name, parameter in self.program.named_parameters():
+            if parameter.requires_grad:
+                yield public_name(name), parameter
+
+    def empty_step(self, batch: Batch) -> Step:
+        """A step without examples: empty vectors, zero gradients; nothing is traced."""
+        parameters = dict(self.trainable())
+        dtype = next((torch.promote_types(p.dtype, torch.float32) for p in parameters.values()), torch.float32)
+        empty = torch.zeros(0, dtype=dtype, device=batch.tensors[0].device)
+        return Step(empty, empty.clone(), empty.clone(), self.complete({}), torch.zeros(0, dtype=torch.bool, device=empty.device))
+
+    def apply_buffers(self, raw: Raw) -> None:
+        """Write the new values of buffers (which do not depend on the batch) once per step."""
+        buffers = {public_name(name): buffer for name, buffer in self.program.named_buffers()}
+        with torch.no_grad():
+            for name, new in raw.buffers.items():
+                buffers[name].copy_(new)
+
+    def backward(self, *batch: Any, mask: Tensor | None = None, **kwargs: Any) -> Step:
+        """The same step, its gradients added into `p.grad` in the parameters' dtypes, as autograd would."""
+        step = self(*batch, mask=mask, **kwargs)
+        for name, parameter in self.trainable():
+            gradient = step.grads[name].to(parameter.dtype)
+            parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+        return step
+
+    def ready(self) -> Compiled:
+        """The latest compiled step."""
+        if self.latest is None:
+            raise InvalidInput("nothing is compiled yet; call the module on a batch, or give dpcompile example_batch=")
+        return self.latest
+
+    @property
+    def graph_module(self) -> fx.GraphModule:
+        """The rewritten graph as a torch.fx.GraphModule."""
+        return self.ready().joint.module
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The graph after every pass."""
+        return self.ready().stages
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of the latest compiled step."""
+        return self.ready().plan
+
+    def report(self) -> Report:
+        """What was chosen for each parameter, at which predicted cost, and why not the others."""
+        compiled = self.ready()
+        return Report(compiled.plan, compiled.unused, compiled.notes, compiled.runner.backend, float(self.max_grad_norm))
+
+    def print_readable(self, print_output: bool = True) -> str:
+        """The rewritten graph as text, grouped by module; printed unless print_output is False."""
+        text = format_graph(self.ready().joint, places=True)
+        if print_output:
+            print(text)
+        return text
+
+    def sensitivity(self) -> float:
+        """How much `grads` can change in L2 norm when one example is added or removed: the clip norm.
+
+        Sums, not means: divide by a public constant (never by the drawn batch size) after adding noise.
+        """
+        return float(self.max_grad_norm)
+
+    def per_example_gradients(self, *batch: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """{name: f[B, *shape]}: every example's own gradient, unclipped (NOT private)."""
+        from dpcompile.per_example import per_example_gradients
+
+        return per_example_gradients(self.program, flatten_batch(batch, kwargs, self.batch_dim))
+
+    def verify(self, *batch: Any, examples: int = 4, strict: bool = False, **kwargs: Any) -> Verification:
+        """Compare the step with a plain loop over a few single examples, and check independence on them."""
+        return verify(self, flatten_batch(batch, kwargs, self.batch_dim), examples, strict)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's own state_dict, without a prefix."""
+        return self.model.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Load into the model."""
+        return self.model.load_state_dict(*args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles leave compiled steps behind; they are made anew at the first call."""
+        return {**self.__dict__, "cache": {}, "latest": None}
+
+
+def positive(max_grad_norm: Any) -> float:
+    """The clip norm as a positive finite number."""
+    number = float(max_grad_norm) if isinstance(max_grad_norm, (int, float, Tensor)) else float("nan")
+    if not (number > 0 and number < float("inf")):
+        raise InvalidInput(f"max_grad_norm must be a positive finite number, got {max_grad_norm!r}")
+    return number
+
+
+def chunk_size(schedule: str, microbatch: int | None) -> int | None:
+    """How many examples a chunk holds at most; None for the whole batch at once."""
+    if schedule not in ("auto", "one-pass", "microbatch"):
+        raise StrategyError(f"schedule={schedule!r} does not exist; use auto, one-pass or microbatch")
+    if microbatch is not None and (not isinstance(microbatch, int) or microbatch < 1):
+        raise InvalidInput(f"microbatch must be a positive integer, got {microbatch!r}")
+    if schedule == "one-pass" and microbatch is not None:
+        raise StrategyError('schedule="one-pass" takes the whole batch at once; use schedule="microbatch" for chunks')
+    return (microbatch or 1) if schedule == "microbatch" else microbatch
+
+
+def hardware_row(name: str | None, model: nn.Module) -> Hardware:
+    """The named row, or the one for where the model lives."""
+    if name is None:
+        name = "h200" if any(parameter.is_cuda for parameter in model.parameters()) else "cpu"
+    if name not in HARDWARE:
+        raise InvalidInput(f"hardware {name!r} is not in the table; use one of {', '.join(HARDWARE)} or a Hardware row")
+    return HARDWARE[name]
+
+
+def checked_mask(mask: Tensor | None, batch: Batch) -> Tensor:
+    """bool[B], all true by default."""
+    device = batch.tensors[0].device
+    if mask is None:
+        return torch.ones(batch.size, dtype=torch.bool, device=device)
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != (batch.size,):
+        raise InvalidInput(f"mask must be a bool tensor of shape [{batch.size}], one entry per example")
+    return mask.to(device)
+
+
+def chunks(batch: Batch, mask: Tensor, size: int | None) -> Iterator[tuple[list[Tensor], Tensor]]:
+    """The batch in pieces of at most `size` examples."""
+    dims = [dim for _, dim in batch.layout.tensor_dims()]
+    step = size or batch.size
+    for start in range(0, batch.size, step):
+        length = min(step, batch.size - start)
+        if length == batch.size:
+            yield batch.tensors, mask
+            continue
+        pieces = [t if d is None else t.narrow(d, start, length).contiguous() for t, d in zip(batch.tensors, dims, strict=True)]
+        yield pieces, mask[start : start + length]
+
+
+def zero_gradient(parameter: nn.Parameter) -> Tensor:
+    """Zeros in the dtype of sums."""
+    return torch.zeros_like(parameter, dtype=torch.promote_types(parameter.dtype, torch.float32))

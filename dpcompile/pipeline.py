@@ -1,0 +1,90 @@
+"""capture -> analyse -> price -> choose -> passes -> runtime: the only file that knows the order of the rooms."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from dpcompile.analysis.example_axis import example_axis
+from dpcompile.analysis.independence import check_independence
+from dpcompile.analysis.sites import find_sites
+from dpcompile.batch import Batch
+from dpcompile.capture import capture
+from dpcompile.cost.hardware import Hardware
+from dpcompile.ir.graph import JointGraph
+from dpcompile.ir.printer import format_graph
+from dpcompile.ir.verifier import check
+from dpcompile.losses import Program
+from dpcompile.passes import PIPELINE
+from dpcompile.plan.plan import Plan
+from dpcompile.plan.select import Wanted, choose
+from dpcompile.runtime import Runner
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The graph after one step of the compiler: its text, how long the step took, how many nodes there are."""
+
+    name: str
+    text: str
+    seconds: float
+    nodes: int
+
+    def __str__(self) -> str:
+        return f"# {self.name}: {self.nodes} nodes, {self.seconds * 1e3:.0f} ms\n{self.text}"
+
+
+@dataclass
+class Recorder:
+    """Times the steps and keeps the text of the graph after each."""
+
+    stages: list[Stage] = field(default_factory=list)
+    started: float = field(default_factory=time.perf_counter)
+
+    def keep(self, name: str, joint: JointGraph) -> None:
+        """Record the present graph under a name; refuse a malformed one."""
+        joint.module.recompile()
+        spent = time.perf_counter() - self.started
+        check(joint, name)
+        self.stages.append(Stage(name, format_graph(joint), spent, len(joint.graph.nodes)))
+        self.started = time.perf_counter()
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked for, with defaults resolved."""
+
+    strategy: Wanted
+    schedule: str
+    microbatch: int | None
+    hardware: Hardware
+    backend: str
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A compiled step: rewritten graph, plan, stages, the callable, and what the report has to say besides."""
+
+    joint: JointGraph
+    plan: Plan
+    stages: tuple[Stage, ...]
+    runner: Runner
+    unused: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def compile_step(program: Program, batch: Batch, options: Options) -> Compiled:
+    """Everything from the user's program to a callable, one named line per step."""
+    recorder = Recorder()
+    joint = capture(program, batch)
+    recorder.keep("capture", joint)
+    states = example_axis(joint)
+    check_independence(joint, states, program, batch)
+    sites, unused = find_sites(joint, states)
+    plan = choose(sites, options.hardware, batch.size, options.strategy, options.microbatch)
+    recorder.keep("analysis", joint)
+    for rewrite in PIPELINE:
+        rewrite(joint, plan)
+        recorder.keep(rewrite.__name__, joint)
+    runner = Runner(joint, program, options.backend)
+    return Compiled(joint, plan, tuple(recorder.stages), runner, tuple(unused), tuple(joint.notes))

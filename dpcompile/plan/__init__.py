@@ -1,0 +1,1 @@
+"""The choice: pure functions from sites and prices to a plan. No graph is touched here."""

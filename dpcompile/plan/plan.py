@@ -1,0 +1,65 @@
+"""A plan: for every site a way to the norm and a way to the sum, with prices, the reason and what was rejected.
+
+A plan is data: it prints, compares, can be edited and passed back. Passes carry it out and never choose.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from dpcompile.ir.cost import Cost
+from dpcompile.ir.site import Site
+
+
+@dataclass(frozen=True)
+class Option:
+    """One way for one site: strategies, cost in numbers, predicted seconds."""
+
+    norm: str
+    sum: str
+    cost: Cost
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The option taken for a site, why, the other options, and why the rest was not possible."""
+
+    site: Site
+    option: Option
+    why: str
+    others: tuple[Option, ...]
+    declined: tuple[tuple[str, str], ...]
+
+    @property
+    def runner_up(self) -> Option | None:
+        """The best option that was not taken."""
+        return min(self.others, key=lambda option: option.seconds, default=None)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All choices, the schedule (chunk size m, None = the whole batch at once) and what they were made for."""
+
+    choices: tuple[Choice, ...]
+    hardware: str
+    batch_size: int
+    microbatch: int | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Predicted time of the private part: norms and clipped sums."""
+        return sum(choice.option.seconds for choice in self.choices)
+
+    @property
+    def resident_bytes(self) -> float:
+        """Memory that the choices keep until the clipped sums."""
+        return float(sum(choice.option.cost.resident_bytes for choice in self.choices))
+
+    def strategies(self) -> dict[str, tuple[str, str]]:
+        """{parameter: (norm, sum)}: what can be edited and passed back as `strategy=`."""
+        return {choice.site.parameter: (choice.option.norm, choice.option.sum) for choice in self.choices}
+
+    def with_microbatch(self, size: int | None) -> Plan:
+        """The same choices in chunks of at most `size` examples."""
+        return replace(self, microbatch=size)

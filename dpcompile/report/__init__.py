@@ -1,0 +1,1 @@
+"""Plan and measurements as text a person reads."""

@@ -1,0 +1,37 @@
+"""One row per operation: how it carries the example axis. Families serve most rows; a duplicate row raises."""
+
+from __future__ import annotations
+
+import operator
+
+import torch
+
+from dpcompile.rules import contract, index, nn, normalise, pointwise, reduce, view
+from dpcompile.rules.rule import Rule, python_rule
+
+TABLES = (pointwise.RULES, view.RULES, reduce.RULES, contract.RULES, normalise.RULES, index.RULES, nn.RULES)
+PYTHON = {target: python_rule for target in (
+    operator.getitem, operator.mul, operator.add, operator.sub, operator.floordiv, operator.mod, operator.neg,
+    operator.eq, operator.ge, operator.le, operator.lt, operator.gt, operator.ne, torch.ops.aten.sym_size.int,
+    torch.ops.aten.sym_numel.default, torch.ops.aten.sym_stride.int, torch.sym_max, torch.sym_min, torch.sym_not)}  # fmt: skip
+
+
+def merged(tables: tuple[dict[object, Rule], ...]) -> dict[object, Rule]:
+    """All rows in one table."""
+    rows: dict[object, Rule] = {}
+    for table in tables:
+        twice = rows.keys() & table.keys()
+        if twice:
+            raise ValueError(f"operations with two rules: {sorted(map(str, twice))}")
+        rows |= table
+    return rows
+
+
+OPS = merged((*TABLES, dict(PYTHON)))
+
+
+def rule_of(target: object) -> Rule | None:
+    """The rule of an operation, None if it has none."""
+    if target in OPS:
+        return OPS[target]
+    return pointwise.pointwise if pointwise.is_pointwise(target) else None

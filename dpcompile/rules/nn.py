@@ -1,0 +1,202 @@
+"""Losses, attention, pooling, resizing, creation of constants, and the recurrent operations of this package."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from dpcompile.ir.axis import BATCH_SIZE, SHARED, SUMMED, Batched, Constant, Mixes, Position, State
+from dpcompile.kernels.recurrent_ops import EXAMPLE_DIMS
+from dpcompile.rules.rule import LAID, Result, Rule, Use, aligned, is_fixed, refuse_numbers, trailing
+
+aten = torch.ops.aten
+REDUCED = 'use reduction="none" and reduce over each example\'s own elements'
+
+
+def nll_loss(use: Use) -> Result:
+    """Per-element losses; a reduced loss mixes, with ignore_index even its denominator does."""
+    if use["weight"] is not None and not is_fixed(use, use["weight"]):
+        raise Mixes("class weights depend on the batch")
+    state = aligned_first(use, "self", "target")
+    if use["reduction"] == 0:
+        return state, SHARED
+    if use["reduction"] == 2:
+        return SUMMED, SUMMED
+    raise Mixes("the mean runs over the elements of all examples", REDUCED)
+
+
+def nll_loss_backward(use: Use) -> Result:
+    """The gradient has the layout of the log-probabilities."""
+    if use["reduction"] != 0:
+        raise Mixes("the loss is reduced over the elements of all examples", REDUCED)
+    return aligned_first(use, "self", "target")
+
+
+def aligned_first(use: Use, left: str, right: str) -> State:
+    """Two operands whose examples lie along the first dimension, folded alike."""
+    states = [use.state(use[name]) for name in (left, right)]
+    laid = [state for state in states if isinstance(state, LAID)]
+    if any(state.dim != 0 for state in laid) or len({(s.outer, s.inner) for s in laid}) > 1 or not laid:
+        raise Mixes("the examples of outputs and targets lie along different axes")
+    return Batched(0, laid[0].outer, laid[0].inner)
+
+
+def attention(use: Use) -> Result:
+    """Scaled dot-product attention: query, key and value [B, heads, T, d]; the mask is shared or per example."""
+    refuse_numbers(use)
+    return attention_results(use, common_layout(use))
+
+
+def common_layout(use: Use) -> State:
+    """The layout that all four-dimensional operands agree on."""
+    fakes = {node: use.shape(node) for node in use.tensors()}
+    operands = [(use.state(node), shape) for node, shape in fakes.items() if len(shape) in (3, 4)]
+    return aligned(use, operands, next(shape for _, shape in operands if len(shape) == 4))
+
+
+def attention_results(use: Use, state: State) -> tuple[State, ...]:
+    """Tensors with a batch-sized dimension are per example; seeds, offsets and sizes are not."""
+    results: list[State] = []
+    for fake in use.node.meta["val"]:
+        if isinstance(fake, torch.Tensor) and any(use.has_batch(size) for size in sizes_of(fake)):
+            assert isinstance(state, LAID)
+            results.append(Batched(use.axis(sizes_of(fake)), state.outer, state.inner))
+        else:
+            results.append(BATCH_SIZE if isinstance(fake, torch.SymInt) else SHARED)
+    return tuple(results)
+
+
+def sizes_of(fake: torch.Tensor) -> list[Any]:
+    """Sizes as expressions."""
+    from dpcompile.ir.graph import size_expression
+
+    return [size_expression(size) for size in fake.shape]
+
+
+def created(use: Use) -> Result:
+    """full, zeros, ones and their _like forms: a constant."""
+    name = use.node.target._schema.name  # type: ignore[union-attr]
+    if "empty" in name:
+        return Constant(math.nan)
+    if "zeros" in name:
+        return Constant(0.0)
+    if "ones" in name:
+        return Constant(1.0)
+    fill = use["s"] if "scalar_tensor" in name else use["fill_value"]
+    if not isinstance(fill, (int, float)):
+        raise Mixes("the batch size is used as a value", "use a constant that does not depend on the batch")
+    return Constant(float(fill))
+
+
+def arange(use: Use) -> Result:
+    """Counting over the batch gives each example's position."""
+    shape = use.result_shape()
+    if not use.has_batch(shape[0]):
+        return SHARED
+    start = use["start"] if any(a.name == "start" for a in use.node.target._schema.arguments) else 0  # type: ignore[union-attr]
+    step = use["step"] if any(a.name == "step" for a in use.node.target._schema.arguments) else 1  # type: ignore[union-attr]
+    if shape[0] == use.symbol and start == 0 and step == 1:
+        return Position(0)
+    raise Mixes("values are counted over the whole batch", "count within one example")
+
+
+def random(use: Use) -> Result:
+    """Random values of a batch-dependent size are drawn per example."""
+    shape = use.result_shape()
+    if not any(map(use.has_batch, shape)):
+        return SHARED
+    dim = use.axis(shape)
+    return Batched(dim, 1, int(shape[dim] / use.symbol))
+
+
+def grid_sample(use: Use) -> Result:
+    """Input and grid hold their examples along the first dimension."""
+    refuse_numbers(use)
+    states = [use.state(node) for node in use.tensors()]
+    laid = [state for state in states if isinstance(state, LAID)]
+    if any(state.dim != 0 for state in laid) or len({(s.outer, s.inner) for s in laid}) > 1:
+        raise Mixes("the examples of input and grid lie along different axes")
+    fakes = use.node.meta["val"]
+    state = Batched(0, laid[0].outer, laid[0].inner)
+    return state if isinstance(fakes, torch.Tensor) else (state,) * len(fakes)
+
+
+def recurrent(dims_in: dict[str, int]) -> Rule:
+    """A recurrent operation: sequences [T, B, .] and states [B, .]; weights are shared."""
+
+    def rule(use: Use) -> Result:
+        refuse_numbers(use)
+        for argument in use.node.target._schema.arguments:  # type: ignore[union-attr]
+            node = use[argument.name]
+            if not isinstance(node, torch.fx.Node) or not isinstance(node.meta.get("val"), torch.Tensor):
+                continue
+            state = use.state(node)
+            wanted = dims_in.get(argument.name)
+            if wanted is None and not is_fixed(use, node):
+                raise Mixes("the weights of a recurrent layer depend on the batch")
+            if isinstance(state, LAID) and (state.dim, state.outer, state.inner) != (wanted, 1, 1):
+                raise Mixes("the examples of a recurrent layer do not lie along its batch dimension")
+        fakes = use.node.meta["val"]
+        fakes = fakes if isinstance(fakes, (tuple, list)) else [fakes]
+        states: tuple[State, ...] = tuple(
+            Batched(use.axis(sizes_of(f))) if any(map(use.has_batch, sizes_of(f))) else SHARED for f in fakes
+        )
+        return states if len(states) > 1 else states[0]
+
+    return rule
+
+
+def recurrent_rules() -> dict[object, Rule]:
+    """A row for every recurrent operation of this package, from its own table of example dimensions."""
+    rows: dict[object, Rule] = {}
+    for name, dims in EXAMPLE_DIMS.items():
+        wanted = {argument: dim for argument, dim in dims.arguments.items() if dim is not None}
+        rows[getattr(torch.ops.dpcompile, name.split("::")[1]).default] = recurrent(wanted)
+    return rows
+
+
+def overloads(*names: str) -> list[Any]:
+    """All overloads of the named ATen operations that this version of torch has."""
+    packets = [getattr(aten, name) for name in names if hasattr(aten, name)]
+    return [getattr(packet, overload) for packet in packets for overload in packet.overloads()]
+
+
+POOLS = ("max_pool2d_with_indices", "max_pool2d_with_indices_backward", "avg_pool2d", "avg_pool2d_backward",
+         "_adaptive_avg_pool2d", "_adaptive_avg_pool2d_backward", "adaptive_max_pool2d", "adaptive_max_pool2d_backward",
+         "upsample_nearest2d", "upsample_nearest2d_backward", "upsample_bilinear2d", "upsample_bilinear2d_backward",
+         "upsample_bicubic2d", "upsample_bicubic2d_backward", "reflection_pad2d", "reflection_pad2d_backward",
+         "replication_pad2d", "replication_pad2d_backward", "pixel_shuffle", "pixel_unshuffle", "tril", "triu",
+         "_upsample_nearest_exact2d", "_upsample_nearest_exact2d_backward", "_upsample_bilinear2d_aa",
+         "_upsample_bilinear2d_aa_backward")  # fmt: skip
+POOLS_1D = ("avg_pool1d", "upsample_nearest1d", "upsample_nearest1d_backward", "upsample_linear1d",
+            "upsample_linear1d_backward", "reflection_pad1d", "reflection_pad1d_backward", "replication_pad1d",
+            "replication_pad1d_backward", "_upsample_nearest_exact1d", "_upsample_nearest_exact1d_backward")  # fmt: skip
+POOLS_3D = ("max_pool3d_with_indices", "max_pool3d_with_indices_backward", "avg_pool3d", "avg_pool3d_backward",
+            "_adaptive_avg_pool3d", "_adaptive_avg_pool3d_backward", "upsample_nearest3d", "upsample_nearest3d_backward",
+            "upsample_trilinear3d", "upsample_trilinear3d_backward", "im2col", "col2im", "replication_pad3d",
+            "replication_pad3d_backward", "reflection_pad3d", "reflection_pad3d_backward", "max_unpool2d")  # fmt: skip
+ATTENTION = ("_scaled_dot_product_flash_attention", "_scaled_dot_product_flash_attention_backward",
+             "_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention_for_cpu_backward",
+             "_scaled_dot_product_efficient_attention", "_scaled_dot_product_efficient_attention_backward",
+             "_scaled_dot_product_cudnn_attention", "_scaled_dot_product_cudnn_attention_backward",
+             "_scaled_dot_product_fused_attention_overrideable",
+             "_scaled_dot_product_fused_attention_overrideable_backward")  # fmt: skip
+CREATED = ("full", "zeros", "ones", "empty", "new_full", "new_zeros", "new_ones", "new_empty", "full_like", "zeros_like",
+           "ones_like", "empty_like", "scalar_tensor", "empty_strided", "new_empty_strided")  # fmt: skip
+
+RULES: dict[object, Rule] = {
+    **recurrent_rules(),
+    **{op: trailing(2) for op in overloads(*POOLS)},
+    **{op: trailing(1) for op in overloads(*POOLS_1D)},
+    **{op: trailing(3) for op in overloads(*POOLS_3D)},
+    **{op: attention for op in overloads(*ATTENTION)},
+    **{op: created for op in overloads(*CREATED)},
+    **{op: arange for op in overloads("arange")},
+    **{op: random for op in overloads("rand", "randn", "randint", "normal", "randperm")},
+    **{op: grid_sample for op in overloads("grid_sampler_2d", "grid_sampler_2d_backward", "grid_sampler_3d",
+                                           "grid_sampler_3d_backward")},
+    aten.nll_loss_forward.default: nll_loss, aten.nll_loss2d_forward.default: nll_loss,
+    aten.nll_loss_backward.default: nll_loss_backward, aten.nll_loss2d_backward.default: nll_loss_backward,
+}  # fmt: skip

@@ -1,0 +1,140 @@
+"""Normalisation layers: per example, except where statistics are taken over the batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from dpcompile.ir.axis import SUMMED, Batched, Mixes, Shared, State
+from dpcompile.rules.rule import LAID, Laid, Result, Rule, Use, is_fixed, linear_in
+
+aten = torch.ops.aten
+BATCH_STATISTICS = "batch normalisation in training mode takes mean and variance over the examples of the batch"
+BATCH_WAY_OUT = "use GroupNorm, LayerNorm or InstanceNorm, or put the layer in eval mode so that its statistics are fixed"
+
+
+def examples(use: Use, *names: str) -> Laid:
+    """The common layout of these operands."""
+    found = [use.state(use[name]) for name in names if use[name] is not None]
+    laid = [state for state in found if isinstance(state, LAID)]
+    if not laid or len({(state.dim, state.outer, state.inner) for state in laid}) > 1:
+        raise Mixes("the operands of a normalisation hold their examples along different axes")
+    return laid[0]
+
+
+def fixed(use: Use, *names: str) -> None:
+    """These operands are the same for all examples."""
+    if any(use[name] is not None and not is_fixed(use, use[name]) for name in names):
+        raise Mixes("the scale or shift of a normalisation depends on the batch")
+
+
+def leading(use: Use, state: Laid, name: str, count: int) -> None:
+    """The examples must lie before the normalised dimensions."""
+    if state.dim >= len(use.shape(use[name])) - count:
+        raise Mixes("the normalisation runs over the examples", "normalise over the example's own dimensions")
+
+
+def layer_norm(use: Use) -> Result:
+    """native_layer_norm and _fused_rms_norm: result and statistics per example."""
+    fixed(use, "weight", *(["bias"] if has(use, "bias") else []))
+    state = examples(use, "input")
+    leading(use, state, "input", len(use["normalized_shape"]))
+    return (state,) * len(use.node.meta["val"])
+
+
+def layer_norm_backward(use: Use) -> Result:
+    """Gradient of the input per example, of scale and shift summed."""
+    fixed(use, "weight")
+    state = examples(use, "grad_out", "input")
+    leading(use, state, "input", len(use["normalized_shape"]))
+    return (Batched(state.dim, state.outer, state.inner),) + (SUMMED,) * (len(use.node.meta["val"]) - 1)
+
+
+def has(use: Use, name: str) -> bool:
+    """Whether the operation has an argument of this name."""
+    return any(argument.name == name for argument in use.node.target._schema.arguments)  # type: ignore[union-attr]
+
+
+def group_norm(use: Use) -> Result:
+    """Examples along the first dimension; mean and rstd are [N, groups]."""
+    fixed(use, "weight", "bias")
+    state = examples(use, "input")
+    if state.dim != 0:
+        raise Mixes("group normalisation over the examples")
+    return state, state, state
+
+
+def group_norm_backward(use: Use) -> Result:
+    """Gradient of the input per example, of scale and shift summed."""
+    fixed(use, "weight")
+    state = examples(use, "grad_out", "input")
+    if state.dim != 0:
+        raise Mixes("group normalisation over the examples")
+    return Batched(0, state.outer, state.inner), SUMMED, SUMMED
+
+
+def batch_norm(use: Use) -> Result:
+    """Fixed statistics: pointwise. Batch statistics: legal only with the examples folded into the channels (InstanceNorm)."""
+    state = examples(use, "input")
+    training = use["training"] if has(use, "training") else False
+    if state.dim == 1:
+        return channel_results(use, state)
+    if training:
+        raise Mixes(BATCH_STATISTICS, BATCH_WAY_OUT)
+    fixed(use, "weight", "bias", "running_mean", "running_var")
+    empty: State = Shared()
+    return (state,) + (empty,) * (len(use.node.meta["val"]) - 1)
+
+
+def channel_results(use: Use, state: Laid) -> tuple[State, ...]:
+    """Results when every channel belongs to one example: statistics are vectors over the folded channels."""
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        if has(use, name) and use[name] is not None and not isinstance(use.state(use[name]), LAID):
+            raise Mixes("a scale per channel meets channels that hold the examples")
+    vector = type(state)(0, state.outer, state.inner)
+    fakes: Any = use.node.meta["val"]
+    return tuple(state if len(fake.shape) > 1 else vector for fake in fakes)
+
+
+def batch_norm_backward(use: Use) -> Result:
+    """As forward: summed gradients of scale and shift with fixed statistics, per example when folded into channels."""
+    state = examples(use, "grad_out", "input")
+    if state.dim == 1:
+        vector = Batched(0, state.outer, state.inner)
+        return Batched(1, state.outer, state.inner), vector, vector
+    if use["train"]:
+        raise Mixes(BATCH_STATISTICS, BATCH_WAY_OUT)
+    fixed(use, "weight", "running_mean", "running_var")
+    return Batched(0, state.outer, state.inner), SUMMED, SUMMED
+
+
+def instance_like(use: Use) -> Result:
+    """CUDA's cudnn and miopen variants take `training` and saved statistics like the native operation."""
+    return batch_norm(use)
+
+
+def weight_norm(use: Use) -> Result:
+    """weight_norm of shared tensors is decided before any rule; a batched operand is refused."""
+    raise Mixes("weight normalisation of a value that depends on the batch")
+
+
+linear = linear_in("grad_out")
+RULES: dict[object, Rule] = {
+    aten.native_layer_norm.default: layer_norm,
+    aten.native_layer_norm_backward.default: linear(layer_norm_backward),
+    aten.native_group_norm.default: group_norm,
+    aten.native_group_norm_backward.default: linear(group_norm_backward),
+    aten.native_batch_norm.default: batch_norm,
+    aten._native_batch_norm_legit.default: batch_norm,
+    aten._native_batch_norm_legit.no_stats: batch_norm,
+    aten._native_batch_norm_legit_functional.default: batch_norm,
+    aten._native_batch_norm_legit_no_training.default: batch_norm,
+    aten.cudnn_batch_norm.default: instance_like,
+    aten.native_batch_norm_backward.default: linear(batch_norm_backward),
+    aten._weight_norm_interface.default: weight_norm,
+    aten._weight_norm_interface_backward.default: linear_in("grad_w")(weight_norm),
+}
+for _name, _rule in (("_fused_rms_norm", layer_norm), ("_fused_rms_norm_backward", linear(layer_norm_backward))):
+    if hasattr(aten, _name):
+        RULES[getattr(aten, _name).default] = _rule

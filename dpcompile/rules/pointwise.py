@@ -1,0 +1,94 @@
+"""Pointwise operations: recognised by torch's own tag, plus those that carry no tag, plus the linear ones.
+
+A linear pointwise operation also serves sums over examples, which is what the tails of parameter gradients are.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from dpcompile.ir.axis import Batched, Constant, Uniform
+from dpcompile.rules.rule import Result, Rule, Use, additive_in, linear_in, pointwise, refuse_numbers, same_as
+
+aten = torch.ops.aten
+
+
+def clone(use: Use) -> Result:
+    """Copies and casts keep the state of what they copy."""
+    return same_as("self")(use)
+
+
+def random_like(use: Use) -> Result:
+    """Random values in the shape of an operand are drawn per element."""
+    refuse_numbers(use)
+    state = use.state(use.tensors()[0])
+    if isinstance(state, Uniform):
+        return Batched(state.dim, state.outer, state.inner)
+    if isinstance(state, Constant) and any(map(use.has_batch, use.result_shape())):
+        return Batched(use.axis(use.result_shape()), 1, int(use.result_shape()[use.axis(use.result_shape())] / use.symbol))
+    return state
+
+
+def native_dropout(use: Use) -> Result:
+    """Dropout draws its mask per element, also where its input is the same for all examples."""
+    state = random_like(use)
+    assert not isinstance(state, tuple)
+    return state, state
+
+
+multilinear = linear_in("self", "other")(pointwise)
+linear_self = linear_in("self")(pointwise)
+linear_copy = linear_in("self")(clone)
+additive = additive_in("self", "other")(pointwise)
+
+RULES: dict[object, Rule] = {
+    aten.mul.Tensor: multilinear,
+    aten.mul.Scalar: linear_self,
+    aten.div.Tensor: linear_in("self")(pointwise),
+    aten.div.Scalar: linear_self,
+    aten.neg.default: linear_self,
+    aten.add.Tensor: additive,
+    aten.add.Scalar: additive,
+    aten.sub.Tensor: additive,
+    aten.where.self: additive,
+    aten.masked_fill.Scalar: additive_in("self", "value")(pointwise),
+    aten.masked_fill.Tensor: additive_in("self", "value")(pointwise),
+    aten.clone.default: linear_copy,
+    aten._to_copy.default: linear_copy,
+    aten.contiguous.default: linear_copy,
+    aten.copy.default: linear_in("src")(same_as("src")),
+    aten.real.default: pointwise,
+    aten.imag.default: pointwise,
+    aten.native_dropout.default: native_dropout,
+    aten.bernoulli.default: random_like,
+    aten.bernoulli.p: random_like,
+    aten.rand_like.default: random_like,
+    aten.randn_like.default: random_like,
+    aten.randint_like.default: random_like,
+    aten.rrelu_with_noise_functional.default: pointwise,
+    aten.native_dropout_backward.default: linear_in("grad_output")(pointwise),
+    aten.threshold_backward.default: linear_in("grad_output")(pointwise),
+    aten._prelu_kernel.default: pointwise,
+    aten._prelu_kernel_backward.default: pointwise,
+}
+
+
+def is_pointwise(target: object) -> bool:
+    """Whether torch itself tags the operation as pointwise."""
+    return isinstance(target, torch._ops.OpOverload) and torch.Tag.pointwise in target.tags
+
+
+def elementwise_loss(use: Use) -> Result:
+    """A loss with its `reduction` argument: elementwise only when nothing is reduced."""
+    from dpcompile.ir.axis import Mixes
+
+    if use["reduction"] != 0:
+        raise Mixes("the loss is reduced over the whole batch", 'use reduction="none" and reduce per example')
+    return pointwise(use)
+
+
+LOSSES = ("mse_loss", "smooth_l1_loss", "huber_loss", "soft_margin_loss", "binary_cross_entropy")
+for name in LOSSES:
+    for suffix in ("", "_backward"):
+        packet = getattr(aten, name + suffix)
+        RULES[packet.default] = elementwise_loss

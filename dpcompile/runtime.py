@@ -1,0 +1,136 @@
+"""From a rewritten graph to a call: which tensors go in, in eager or compiled by inductor, and what comes out.
+
+Non-finite examples cost the common case nothing: the fast graph runs, and only when a norm is not finite the step is
+run once more with those examples replaced by a finite one of the same batch and masked out, from the same state of
+the random generators. Zero times a finite value is exactly zero, so they contribute exactly nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpcompile import torch_private
+from dpcompile.ir.errors import DPCompileError
+from dpcompile.ir.graph import JointGraph
+from dpcompile.ir.verifier import has_random
+from dpcompile.kernels.fallback import ExampleLoop
+from dpcompile.kernels.traceable import TRACEABLE
+from dpcompile.losses import Program
+
+BACKENDS = ("eager", "inductor", "auto")
+
+
+@dataclass(frozen=True)
+class Raw:
+    """What one run of the graph returns, by role."""
+
+    losses: Tensor
+    norms: Tensor
+    clip_factors: Tensor
+    nonfinite: Tensor
+    gradients: dict[str, Tensor]
+    buffers: dict[str, Tensor]
+
+
+class Runner:
+    """Calls one rewritten graph; chooses the backend once."""
+
+    def __init__(self, joint: JointGraph, program: Program, backend: str) -> None:
+        self.joint = joint
+        self.backend = resolve_backend(backend, joint, program)
+        self.random = has_random(joint)
+        self.function: Callable[..., Any] = joint.module
+        if self.backend == "inductor":
+            self.function = torch_private.compile_inductor(joint.fakes, inlined(joint))  # type: ignore[arg-type]
+        self.held = [owner_of(program, item.name) for item in joint.inputs if item.kind in ("parameter", "state")]
+
+    def __call__(self, tensors: Sequence[Tensor], mask: Tensor, max_grad_norm: Tensor) -> Raw:
+        """Run the step on one chunk; `tensors` are the batch's, in order."""
+        state = rng_state(tensors[0].device) if self.random else None
+        raw = self.run(tensors, mask, max_grad_norm)
+        if not bool(raw.nonfinite.any()):
+            return raw
+        return self.without(raw, raw.nonfinite | ~mask, tensors, mask, max_grad_norm, state)
+
+    def run(self, tensors: Sequence[Tensor], mask: Tensor, max_grad_norm: Tensor) -> Raw:
+        """One call of the graph."""
+        held = [owner._parameters[name] if name in owner._parameters else owner._buffers[name] for owner, name in self.held]
+        with torch.no_grad():
+            values = self.function(*(t.detach() for t in held), *tensors, mask, max_grad_norm)  # type: ignore[union-attr]
+        named = dict(zip(self.joint.outputs, values, strict=True))
+        gradients = {name: v for (kind, name), v in named.items() if kind == "gradient" and v is not None}
+        buffers = {name: v for (kind, name), v in named.items() if kind == "buffer"}
+        first = (named[kind, ""] for kind in ("losses", "norms", "clip_factors", "nonfinite"))
+        return Raw(*first, gradients, buffers)
+
+    def without(self, raw: Raw, bad: Tensor, tensors: Sequence[Tensor], mask: Tensor, max_grad_norm: Tensor,
+                state: Any) -> Raw:  # fmt: skip
+        """The same step with the bad examples' data replaced by a good one's, and masked out."""
+        good = torch.nonzero(~bad).flatten()
+        zeros = {name: torch.zeros_like(gradient) for name, gradient in raw.gradients.items()}
+        if len(good) == 0:
+            return Raw(raw.losses, raw.norms, torch.zeros_like(raw.clip_factors), raw.nonfinite, zeros, raw.buffers)
+        source = torch.where(bad, good[0], torch.arange(len(bad), device=bad.device))
+        dims = [item.dim for item in self.joint.inputs if item.kind in ("batch", "shared")]
+        replaced = [t if d is None else t.index_select(d, source) for t, d in zip(tensors, dims, strict=True)]
+        with restored_rng(state, tensors[0].device):
+            again = self.run(replaced, mask & ~bad, max_grad_norm)
+        gradients = zeros if bool(again.nonfinite.any()) else again.gradients
+        return Raw(raw.losses, raw.norms, again.clip_factors, raw.nonfinite | again.nonfinite, gradients, raw.buffers)
+
+
+def resolve_backend(backend: str, joint: JointGraph, program: nn.Module) -> str:
+    """auto: inductor on a GPU, eager on a CPU (where compilation takes longer than most users wait)."""
+    loops = any(isinstance(node.target, ExampleLoop) for node in joint.graph.nodes)
+    if backend == "auto":
+        on_gpu = any(parameter.is_cuda for parameter in program.parameters())
+        return "inductor" if on_gpu and not loops else "eager"
+    if backend == "inductor" and loops:
+        names = [repr(node.target) for node in joint.graph.nodes if isinstance(node.target, ExampleLoop)]
+        raise DPCompileError(f'backend="inductor" cannot compile {names[0]}, which runs once per example; use backend="eager"')
+    return backend
+
+
+def inlined(joint: JointGraph) -> torch.fx.GraphModule:
+    """The graph with every kernel traced into ATen operations, for inductor to see."""
+
+    class Inline(torch.fx.Interpreter):
+        def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+            return super().call_function(TRACEABLE.get(target, target), args, kwargs)
+
+    arguments = [node.meta["val"] for node in joint.graph.nodes if node.op == "placeholder"]
+    with torch_private.tracing_context(joint.fakes), torch.no_grad():  # type: ignore[arg-type]
+        return torch_private.trace(lambda *args: Inline(joint.module).run(*args, enable_io_processing=False), arguments)
+
+
+def owner_of(program: Program, name: str) -> tuple[nn.Module, str]:
+    """The module that holds a parameter or buffer, and its name there."""
+    path = name if name.startswith("loss.") and hasattr(program.loss, "parameters") and not in_model(program, name) else f"model.{name}"
+    owner, _, last = path.rpartition(".")
+    return program.get_submodule(owner), last
+
+
+def in_model(program: Program, name: str) -> bool:
+    """Whether the model itself has a parameter or buffer of this name."""
+    return name in dict(program.model.named_parameters()) or name in dict(program.model.named_buffers())
+
+
+def rng_state(device: torch.device) -> Any:
+    """The state of the random generators that a step may use."""
+    return (torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None)
+
+
+@contextlib.contextmanager
+def restored_rng(state: Any, device: torch.device) -> Iterator[None]:
+    """Draw from this state again; the generators then stand where the first run left them."""
+    if state is not None:
+        torch.set_rng_state(state[0])
+        if state[1] is not None:
+            torch.cuda.set_rng_state(state[1], device)
+    yield

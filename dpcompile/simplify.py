@@ -1,0 +1,49 @@
+"""Remove what tracing leaves behind and no later room should have to know: detach, alias, lift, duplicate views.
+
+Before                                  After
+  detach: f32[B, 5] = detach(relu)        mm: f32[5, 7] = mm(t, relu)
+  mm:     f32[5, 7] = mm(t, detach)
+
+Sound because the graph is functional and has no autograd context: these operations return their argument.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import fx
+
+aten = torch.ops.aten
+IDENTITIES = (aten.detach.default, aten.alias.default, aten.lift_fresh_copy.default, aten.lift_fresh.default)
+VIEWS = (aten.t.default, aten.view.default, aten._unsafe_view.default, aten.transpose.int, aten.permute.default,
+         aten.unsqueeze.default, aten.expand.default, aten.squeeze.dim, aten.slice.Tensor, aten.select.int)  # fmt: skip
+
+
+def simplify(module: fx.GraphModule) -> None:
+    """Drop identities, merge equal views of one tensor, and remove dead code."""
+    graph = module.graph
+    seen: dict[tuple[object, str, str], fx.Node] = {}
+    for node in list(graph.nodes):
+        if node.target in IDENTITIES and node.args[0].op != "get_attr":
+            replace(graph, node, node.args[0])
+        elif node.target is aten.clone.default and is_plain_clone(node):
+            replace(graph, node, node.args[0])
+        elif node.target in VIEWS:
+            key = (node.target, repr(node.args), repr(node.kwargs))
+            if key in seen:
+                replace(graph, node, seen[key])
+            else:
+                seen[key] = node
+    graph.eliminate_dead_code()
+    module.recompile()
+
+
+def replace(graph: fx.Graph, node: fx.Node, by: fx.Node) -> None:
+    """Use `by` wherever `node` is used."""
+    node.replace_all_uses_with(by)
+    graph.erase_node(node)
+
+
+def is_plain_clone(node: fx.Node) -> bool:
+    """A clone that keeps the strides copies for nothing in a functional graph."""
+    same = node.meta["val"].stride() == node.args[0].meta["val"].stride()
+    return node.args[0].op == "call_function" and bool(same)

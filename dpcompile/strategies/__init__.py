@@ -1,0 +1,14 @@
+"""Ways to get a squared norm and a clipped sum for one site, in tables that can be read aloud."""
+
+from __future__ import annotations
+
+from dpcompile.strategies.cross import CROSS
+from dpcompile.strategies.gram import GRAM
+from dpcompile.strategies.materialize import GROUPED_CONVOLUTION, MATERIALIZE
+from dpcompile.strategies.outer import OUTER
+from dpcompile.strategies.rows import ROWS
+from dpcompile.strategies.strategy import NormStrategy, SumStrategy
+from dpcompile.strategies.sums import BOOKKEEP, REUSE, UNFOLD
+
+NORMS: dict[str, NormStrategy] = {s.name: s for s in (OUTER, GRAM, MATERIALIZE, GROUPED_CONVOLUTION, ROWS, CROSS)}
+SUMS: dict[str, SumStrategy] = {s.name: s for s in (BOOKKEEP, UNFOLD, REUSE)}

@@ -1,0 +1,35 @@
+"""One position per example: the gradient is an outer product, so its norm is the product of two norms.
+
+||g a^T||^2 = ||g||^2 ||a||^2 (Goodfellow 2015, arXiv:1510.01799). Neither the gradient nor a Gram matrix is formed.
+"""
+
+from __future__ import annotations
+
+from dpcompile.ir.cost import BYTES, D_IN, D_OUT, B, Cost
+from dpcompile.ir.site import Dense, Site
+from dpcompile.kernels import dense
+from dpcompile.strategies.emitter import Emitter
+from dpcompile.strategies.scaling import scaled
+from dpcompile.strategies.strategy import NormStrategy, SquaredNorm, only
+
+COST = Cost(other_flops=2 * B * (D_IN + D_OUT), bytes_moved=BYTES * B * (D_IN + D_OUT), launches=3)
+
+
+def declines(site: Site) -> str | None:
+    """Only rank-one gradients."""
+    found = only(site, Dense)
+    if isinstance(found, str):
+        return found
+    assert isinstance(found, Dense)
+    return None if found.positions == 1 and found.groups == 1 else f"there are {found.positions} positions per example"
+
+
+def emit(site: Site, emitter: Emitter) -> SquaredNorm:
+    """Two row norms and their product."""
+    contraction = site.terms[0].contraction
+    assert isinstance(contraction, Dense)
+    squared = emitter.call(dense.sqnorm_outer, emitter.flat(contraction.a), emitter.flat(contraction.g))
+    return SquaredNorm(scaled(emitter, squared, site.terms[0].scale))
+
+
+OUTER = NormStrategy("outer", "Goodfellow 2015", declines, lambda site: COST, emit)

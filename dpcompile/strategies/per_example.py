@@ -1,0 +1,129 @@
+"""Per-example gradients of contractions, and of parameters behind any linear tail: always right, one file for all families.
+
+`convolution_form` chooses between the two ways to materialise a convolution: "unfold" (im2col and batched matrix
+products) and "grouped" (a grouped convolution, Rochette et al. 2019, without their extra dimension).
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from dpcompile import torch_private
+from dpcompile.ir.graph import size_expression, value
+from dpcompile.ir.site import ChannelScale, Contraction, Convolution, Dense, LayerScale, Opaque, Rows, Site, Total
+from dpcompile.kernels import convolution, dense, embedding, layout, scale
+from dpcompile.kernels.fallback import ExampleLoop, Place, grouped_products, sum_images
+from dpcompile.strategies.emitter import Emitter
+
+
+def per_example_gradient(contraction: Contraction, emitter: Emitter, convolution_form: str = "unfold") -> fx.Node:
+    """The node f[B, *shape of the contraction] of per-example gradients."""
+    emitter.at(contraction.node)
+    match contraction:
+        case Dense(groups=1):
+            return emitter.call(dense.materialize, emitter.rows(contraction.a), emitter.rows(contraction.g))
+        case Dense():
+            pair = [emitter.call(layout.group_positions, o.node, o.dim, o.outer, o.inner) for o in (contraction.a, contraction.g)]
+            return emitter.call(grouped_products, *pair)
+        case Convolution():
+            return convolution_gradient(contraction, emitter, convolution_form)
+        case Rows():
+            ids, g = row_operands(contraction, emitter)
+            return emitter.call(embedding.materialize_rows, ids, g, contraction.rows, contraction.padding_idx)
+        case Total():
+            x = contraction.x
+            return emitter.call(layout.total_per_example, x.node, x.dim, x.outer, x.inner, contraction.dims, contraction.shape)
+        case LayerScale():
+            trailing = len(contraction.normalised)
+            operands = [contraction.g, contraction.x, contraction.mean, contraction.rstd]
+            nodes = [o and emitter.call(layout.sequence, o.node, o.dim, o.outer, o.inner, trailing) for o in operands]
+            return emitter.call(scale.layer_scale, *nodes)
+        case ChannelScale():
+            operands = [contraction.g, contraction.x, contraction.mean, contraction.rstd]
+            return emitter.call(scale.channel_scale, *(o.node for o in operands if o is not None))
+        case Opaque():
+            return opaque_gradient(contraction, emitter)
+
+
+def convolution_gradient(contraction: Convolution, emitter: Emitter, form: str) -> fx.Node:
+    """Per-example weight gradients; images folded into the convolution's batch are added up per example."""
+    function = convolution.materialize_grouped if form == "grouped" else convolution.materialize_unfold
+    x, g = contraction.x, contraction.g
+    images = emitter.call(function, x.node, g.node, contraction.geometry)
+    return images if x.folded == 1 else emitter.call(sum_images, images, x.outer, x.inner)
+
+
+def row_operands(contraction: Rows, emitter: Emitter) -> tuple[fx.Node, fx.Node]:
+    """Indices int[B, T] and row gradients f[B, T, width]."""
+    ids, g = contraction.ids, contraction.g
+    rank = len(value(ids.node).shape)
+    sequence = emitter.call(layout.index_sequence, ids.node, ids.dim, ids.outer, ids.inner)
+    return sequence, emitter.call(layout.row_sequence, g.node, g.dim, g.outer, g.inner, rank)
+
+
+def opaque_gradient(contraction: Opaque, emitter: Emitter) -> fx.Node:
+    """An unknown operation, run for one example at a time."""
+    node = contraction.node
+    index = node.args[1] if node.target is operator.getitem else None
+    call = node.args[0] if index is not None else node
+    assert isinstance(call, fx.Node)
+    batched = {operand.node: emitter.examples(operand) for operand in contraction.operands}
+    shared = [n for n in call.all_input_nodes if n not in batched and isinstance(n.meta["val"], Tensor)]
+    places = {n: i for i, n in enumerate([*batched, *shared])}
+
+    def freeze(argument: fx.Node) -> Any:
+        return Place(places[argument]) if argument in places else size_for_one(argument, emitter)
+
+    args, kwargs = fx.node.map_arg((call.args, dict(call.kwargs)), freeze)
+    loop = ExampleLoop(call.target, args, kwargs, index, len(batched), contraction.shape)
+    return emitter.call(loop, *batched.values(), *shared)
+
+
+def size_for_one(node: fx.Node, emitter: Emitter) -> int:
+    """A size computed from the batch size, for a batch of one example."""
+    return int(size_expression(node.meta["val"]).subs(emitter.joint.symbol, 1))
+
+
+def through_tail(site: Site, gradients: dict[fx.Node, fx.Node], emitter: Emitter) -> fx.Node:
+    """Apply a site's tail to every example's contractions, by vmap, and emit what that traces to."""
+    ends = [term.contraction.node for term in site.terms]
+    outside = list(dict.fromkeys(
+        n for t in site.tail for n in t.all_input_nodes if n not in site.tail and n not in ends))  # fmt: skip
+    if not site.tail:
+        return gradients[ends[0]]
+
+    def tail(*tensors: Tensor) -> Tensor:
+        values: dict[fx.Node, Any] = dict(zip([*ends, *outside], tensors, strict=True))
+        for node in site.tail:
+            args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), values.__getitem__)
+            values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+        return values[site.gradient]
+
+    mapped = torch.vmap(tail, in_dims=(*(0 for _ in ends), *(None for _ in outside)))
+    arguments = [*(gradients[end] for end in ends), *outside]
+    return inline(mapped, arguments, emitter)
+
+
+def inline(function: Any, arguments: list[fx.Node], emitter: Emitter) -> fx.Node:
+    """Trace a function on the fake values of nodes and copy what it does into the graph."""
+    fakes = [node.meta["val"] for node in arguments]
+    with torch_private.tracing_context(emitter.joint.fakes), torch.no_grad():  # type: ignore[arg-type]
+        traced = torch_private.trace(function, fakes)
+    values: dict[fx.Node, Any] = {}
+    rest = iter(arguments)
+    for node in traced.graph.nodes:
+        if node.op == "placeholder":
+            values[node] = next(rest)
+        elif node.op == "call_function":
+            args = fx.node.map_arg(node.args, values.__getitem__)
+            values[node] = emitter.call_with(node.target, args, fx.node.map_arg(dict(node.kwargs), values.__getitem__))
+        elif node.op == "get_attr":
+            values[node] = emitter.constant(getattr(traced, str(node.target)))
+        else:
+            result = node.args[0]
+            return values[result[0] if isinstance(result, (tuple, list)) else result]
+    raise AssertionError("a traced function has an output")

@@ -1,0 +1,131 @@
+"""The only file that touches torch's private interfaces; each use has its reason here.
+
+make_fx, functional_call and the sympy symbols are public. What is not, and why it is needed:
+  FakeTensorMode, ShapeEnv          one symbolic batch size with a hint of our own and everything else static
+  fx.experimental._config           `backed_size_oblivious`: a branch on B == 1 must leave a guard
+  compiler._is_compiling_flag       transformers branches on mask data unless it believes it is compiled
+  autograd stack-trace hooks        the only carrier of source lines from forward to backward nodes
+  _inductor.compile_fx              one compilation for every batch size (torch.compile specialises and recompiles)
+  _python_dispatcher                keeps the batch symbol free in im2col's fake kernel
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import sympy
+import torch
+import torch.fx.experimental._config as fx_config
+import torch.utils._pytree as pytree
+from torch import fx
+from torch._dispatch.python import enable_python_dispatcher
+from torch._functorch._aot_autograd.logging_utils import setup_stacktrace_preservation_hooks
+from torch._guards import TracingContext, tracing
+from torch._inductor.compile_fx import compile_fx
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+
+Fakes = FakeTensorMode
+
+
+def new_fakes() -> FakeTensorMode:
+    """A fake mode with a shape environment of its own."""
+    return FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+
+
+def fake(mode: FakeTensorMode, tensor: torch.Tensor, batch_dim: int | None, hint: int) -> torch.Tensor:
+    """A fake of `tensor`: static, or of size `hint` (symbolic) at `batch_dim`, in the same memory format."""
+    if batch_dim is None:
+        return mode.from_tensor(tensor.detach(), static_shapes=True)
+    order = sorted(range(tensor.dim()), key=lambda dim: (-tensor.stride(dim), dim))
+    sizes = [hint if dim == batch_dim else tensor.shape[dim] for dim in range(tensor.dim())]
+    dense = tensor.new_empty([sizes[dim] for dim in order]).permute([order.index(dim) for dim in range(len(order))])
+    dynamic = [DimDynamic.DYNAMIC if dim == batch_dim else DimDynamic.STATIC for dim in range(tensor.dim())]
+    return mode.from_tensor(dense, symbolic_context=StatelessSymbolicContext(dynamic_sizes=dynamic))
+
+
+def is_fake(value: object) -> bool:
+    """Whether a value is a fake tensor."""
+    return isinstance(value, FakeTensor)
+
+
+@contextlib.contextmanager
+def tracing_context(mode: FakeTensorMode) -> Iterator[None]:
+    """Everything that must hold while a step is traced; restored on the way out."""
+    compiling, torch.compiler._is_compiling_flag = torch.compiler._is_compiling_flag, True
+    try:
+        with (
+            fx_config.patch(backed_size_oblivious=True),
+            enable_python_dispatcher(),
+            mode,
+            fx.traceback.preserve_node_meta(),
+        ):
+            yield
+    finally:
+        torch.compiler._is_compiling_flag = compiling
+
+
+@contextlib.contextmanager
+def provenance() -> Iterator[None]:
+    """Carry forward provenance to backward nodes; anomaly mode does that and warns about its cost."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Anomaly Detection")
+        with torch.autograd.detect_anomaly(check_nan=False):
+            yield
+
+
+def keep_provenance(losses: torch.Tensor) -> None:
+    """Make the backward of `losses` remember which forward operation each node belongs to."""
+    if losses.grad_fn is not None:
+        setup_stacktrace_preservation_hooks([losses.grad_fn])
+
+
+def trace(function: Callable[..., Any], arguments: Sequence[Any], stack_traces: bool = False) -> fx.GraphModule:
+    """make_fx with symbolic sizes, under the present fake mode."""
+    return make_fx(function, tracing_mode="symbolic", record_stack_traces=stack_traces)(*arguments)
+
+
+def guards(mode: FakeTensorMode) -> list[sympy.Basic]:
+    """The conditions on sizes that tracing relied on."""
+    assert mode.shape_env is not None
+    return [guard.expr for guard in mode.shape_env.guards]
+
+
+def specialised(mode: FakeTensorMode) -> dict[sympy.Symbol, sympy.Expr]:
+    """Symbols that tracing replaced by numbers or by other symbols."""
+    assert mode.shape_env is not None
+    return dict(mode.shape_env.replacements)
+
+
+def compile_inductor(mode: FakeTensorMode, module: fx.GraphModule) -> Callable[..., Any]:
+    """One inductor compilation that is right for every batch size from 1 on."""
+    arguments = [node.meta["val"] for node in module.graph.nodes if node.op == "placeholder"]
+    with tracing(TracingContext(mode)), torch.no_grad():
+        return compile_fx(module, arguments)
+
+
+def flatten(tree: Any) -> tuple[list[Any], Any]:
+    """Leaves and structure of nested tuples, lists, dicts and registered containers."""
+    return pytree.tree_flatten(tree)
+
+
+def unflatten(leaves: Sequence[Any], structure: Any) -> Any:
+    """The inverse of `flatten`."""
+    return pytree.tree_unflatten(list(leaves), structure)
+
+
+def leaf_paths(tree: Any) -> list[str]:
+    """A readable path for every leaf, in the order of `flatten`."""
+    return [pytree.keystr(path) for path, _ in pytree.tree_flatten_with_path(tree)[0]]
+
+
+def broadcast_prefix(prefix: Any, tree: Any) -> list[Any]:
+    """One entry of `prefix` for every leaf of `tree`, as vmap's in_dims; None entries mean shared."""
+    leaves = pytree._broadcast_to_and_flatten(prefix, pytree.tree_structure(tree), is_leaf=lambda x: x is None)
+    if leaves is None:
+        raise ValueError("not a prefix of the batch")
+    return list(leaves)

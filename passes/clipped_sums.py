@@ -1,0 +1,59 @@
+"""Replace every summed gradient by the clipped sum, without a second backward pass.
+
+Before                                              After (bookkeep)
+  mm_1: f32[C, H] = mm(t_3, relu)                     contract: f32[C, H] = dp.contract(relu, grad_y, factors)
+  t_4:  f32[H, C] = t(mm_1)                           t_5:      f32[H, C] = t(contract)
+  return (losses, t_4, norms, factors)                return (losses, t_5, norms, factors)
+
+Sound because backward is linear in the gradient of the losses: scaling example b's loss by its factor scales all its
+intermediate gradients by the same number (Bu et al. 2023, book-keeping), so the contraction of the scaled operands
+is the sum of factor * gradient. The tail from the contraction to the parameter is linear and is copied unchanged.
+"""
+
+from __future__ import annotations
+
+import operator
+
+from torch import fx
+
+from dpcompile.ir.graph import JointGraph
+from dpcompile.ir.site import Contraction
+from dpcompile.plan.plan import Choice, Plan
+from dpcompile.strategies import NORMS, SUMS
+from dpcompile.strategies.emitter import Emitter
+
+
+def emit_clipped_sums(joint: JointGraph, plan: Plan) -> None:
+    """Every gradient becomes the clipped sum; the ordinary contractions lose their last use."""
+    factors = joint.output("clip_factors")
+    assert factors is not None
+    emitter = Emitter(joint)
+    emitter.anchor = joint.graph.output_node()
+    sums: dict[fx.Node, fx.Node] = {}
+    outputs = {key: joint.output(*key) for key in joint.outputs}
+    for choice in reversed(plan.choices):  # in the order of the backward pass, so that operands are freed early
+        for term in choice.site.terms:
+            contraction = term.contraction
+            if contraction.node not in sums:
+                sums[contraction.node] = clipped_sum(contraction, choice, factors, emitter)
+        outputs["gradient", choice.site.parameter] = copied_tail(choice, sums, joint)
+    joint.replace_outputs(outputs)
+
+
+def clipped_sum(contraction: Contraction, choice: Choice, factors: fx.Node, emitter: Emitter) -> fx.Node:
+    """The clipped sum of one contraction, by the plan's choice for the first site that uses it."""
+    call = contraction.node.args[0] if contraction.node.target is operator.getitem else contraction.node
+    assert isinstance(call, fx.Node)
+    emitter.place = call.meta.get("module_path", ""), call.meta.get("source_line", "")
+    emitter.anchor = emitter.joint.graph.output_node()
+    return SUMS[choice.option.sum].emit(contraction, NORMS[choice.option.norm], factors, emitter)
+
+
+def copied_tail(choice: Choice, sums: dict[fx.Node, fx.Node], joint: JointGraph) -> fx.Node:
+    """The site's tail on the clipped sums, copied to the end of the graph."""
+    copies: dict[fx.Node, fx.Node] = dict(sums)
+    with joint.graph.inserting_before(joint.graph.output_node()):
+        for node in choice.site.tail:
+            copies[node] = joint.graph.node_copy(node, lambda n: copies.get(n, n))
+            copies[node].meta = dict(node.meta)
+    return copies[choice.site.gradient]

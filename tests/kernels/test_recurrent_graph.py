@@ -1,0 +1,171 @@
+"""Operations of recurrent layers are functional; captured graphs are small and right for any batch size."""
+
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dpcompile import torch_private
+from dpcompile.kernels import recurrent_ops
+from dpcompile.kernels.recurrent import RecurrentSites
+
+aten = torch.ops.aten
+T, B, D, H = 5, 11, 3, 7
+"""Steps, examples, input features, hidden features."""
+
+MODULES: dict[str, Callable[..., nn.RNNBase]] = {
+    "lstm": nn.LSTM,
+    "gru": nn.GRU,
+    "rnn_tanh": nn.RNN,
+    "rnn_relu": lambda *sizes, **options: nn.RNN(*sizes, nonlinearity="relu", **options),
+}
+
+
+def operation_samples(examples: int = B) -> dict[str, tuple[object, ...]]:
+    """Arguments of every operation, in float64."""
+
+    def random(*shape: int) -> Tensor:
+        return torch.rand(*shape, dtype=torch.float64)
+
+    sequence, state = random(T, examples, H), random(examples, H)
+
+    def weights(gates: int) -> tuple[Tensor, ...]:
+        return random(gates * H, D), random(gates * H, H), random(gates * H), random(gates * H)
+
+    x = random(T, examples, D)
+    lstm_saved = (random(T, examples, 4 * H), random(T, examples, H), random(examples, H), random(4 * H, H))
+    gru_saved = (random(T, examples, 3 * H), random(T, examples, H), random(T, examples, H), random(3 * H, H))
+    return {
+        "dpcompile::lstm": (x, state, random(examples, H), *weights(4), False),
+        "dpcompile::lstm_backward": (sequence, state, random(examples, H), *lstm_saved, False),
+        "dpcompile::gru": (x, state, *weights(3), False),
+        "dpcompile::gru_backward": (sequence, state, *gru_saved, False),
+        "dpcompile::rnn": (x, state, *weights(1), "tanh", False),
+        "dpcompile::rnn_backward": (sequence, state, random(T, examples, H), random(H, H), "tanh", False),
+    }
+
+
+def operation(name: str) -> Any:
+    return getattr(torch.ops.dpcompile, name.removeprefix("dpcompile::")).default
+
+
+@pytest.mark.parametrize("name", recurrent_ops.EXAMPLE_DIMS)
+def test_operations_are_functional_and_traced_shapes_are_real_shapes(name: str) -> None:
+    for reverse in (False, True):
+        arguments = (*operation_samples()[name][:-1], reverse)
+        torch.library.opcheck(operation(name), arguments, test_utils=("test_schema", "test_faketensor"))
+
+
+@pytest.mark.parametrize("name", recurrent_ops.EXAMPLE_DIMS)
+def test_the_table_says_where_the_example_axis_is(name: str) -> None:
+    """Example 2 alone is replaced: all its slices move, and nothing else does."""
+    table, arguments = recurrent_ops.EXAMPLE_DIMS[name], operation_samples()[name]
+    assert list(table.arguments) == [argument.name for argument in operation(name)._schema.arguments]
+    dims = list(table.arguments.values())
+    changed = [replaced(argument, dim, 2) for argument, dim in zip(arguments, dims, strict=True)]
+    before, after = operation(name)(*arguments), operation(name)(*changed)
+    for left, right, dim in zip(before, after, table.results, strict=True):
+        moved = (left != right).movedim(dim, 0).flatten(1)
+        assert moved[2].all()
+        assert not moved[[example for example in range(B) if example != 2]].any()
+
+
+def replaced(argument: object, dim: int | None, example: int) -> object:
+    if dim is None or not isinstance(argument, Tensor):
+        return argument
+    changed = argument.clone()
+    changed.select(dim, example).mul_(0.5)
+    return changed
+
+
+class Classifier(nn.Module):
+    """A recurrent layer and a linear head on the mean over time; returns one loss per example."""
+
+    def __init__(self, recurrent: nn.RNNBase) -> None:
+        super().__init__()
+        self.recurrent = recurrent
+        self.head = nn.Linear(recurrent.hidden_size * (2 if recurrent.bidirectional else 1), 3)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(self.head(self.recurrent(x)[0].mean(1)), y, reduction="none")
+
+
+def captured(model: Classifier, steps: int) -> tuple[torch_private.Fakes, torch.fx.GraphModule]:
+    """The joint graph of losses and parameter gradients for a symbolic number of examples, functionalised."""
+    names, parameters = zip(*model.named_parameters(), strict=True)
+
+    def joint(*tensors: Tensor) -> list[Tensor]:
+        held = [tensor.detach().requires_grad_() for tensor in tensors[:-2]]
+        x, y = tensors[-2:]
+        torch._check(x.shape[0] == y.shape[0])  # type: ignore[no-untyped-call]
+        with RecurrentSites():
+            losses = torch.func.functional_call(model, dict(zip(names, held, strict=True)), (x, y))
+        return [losses.detach(), *torch.autograd.grad(losses.sum(), held)]
+
+    mode = torch_private.new_fakes()
+    batch = (torch.randn(B, steps, model.recurrent.input_size), torch.zeros(B, dtype=torch.long))
+    fakes = [torch_private.fake(mode, p, None, 23) for p in parameters] + [
+        torch_private.fake(mode, t, 0, 23) for t in batch
+    ]
+    with torch_private.tracing_context(mode):
+        first = torch_private.trace(joint, fakes)
+        interpreter = torch.fx.Interpreter(first)
+        replay = torch.func.functionalize(
+            lambda *a: interpreter.run(*a, enable_io_processing=False), remove="mutations"
+        )
+        return mode, torch_private.trace(replay, fakes)
+
+
+def assert_right_for_any_batch_size(
+    run: Callable[..., list[Tensor]], model: Classifier, sizes: tuple[int, ...]
+) -> None:
+    parameters = list(model.parameters())
+    for examples in sizes:
+        x, y = torch.randn(examples, T, D), torch.randint(0, 3, (examples,))
+        losses = model(x, y)
+        expected = [losses.detach(), *torch.autograd.grad(losses.sum(), parameters)]
+        found = run(*(p.detach() for p in parameters), x, y)
+        torch.testing.assert_close(list(found), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", MODULES)
+def test_one_capture_is_right_for_every_batch_size_and_conditions_none(kind: str) -> None:
+    model = Classifier(MODULES[kind](D, H, num_layers=2, bidirectional=True, batch_first=True))
+    mode, graph = captured(model, T)
+    assert len(torch_private.guards(mode)) == 1  # that x and y have the same number of examples
+    assert_right_for_any_batch_size(graph, model, (1, 2, 5))
+
+
+@pytest.mark.parametrize("kind", MODULES)
+def test_graph_size_does_not_depend_on_the_sequence_length(kind: str) -> None:
+    model = Classifier(MODULES[kind](D, H, num_layers=2, batch_first=True))
+    short, long = (captured(model, steps)[1] for steps in (3, 7))
+    assert [node.target for node in short.graph.nodes if node.op == "call_function"] == [
+        node.target for node in long.graph.nodes if node.op == "call_function"
+    ]
+
+
+@pytest.mark.parametrize("kind", MODULES)
+def test_every_weight_has_one_contraction(kind: str) -> None:
+    """mm: two weights, the head's weight and the head's input gradient. sum: two biases and the head's."""
+    _, graph = captured(Classifier(MODULES[kind](D, H, batch_first=True)), T)
+    targets = [node.target for node in graph.graph.nodes]
+    assert targets.count(aten.mm.default) == 4
+    assert targets.count(aten.sum.dim_IntList) == 3
+
+
+def test_two_layers_of_256_steps_are_traced_in_seconds() -> None:
+    model = Classifier(nn.LSTM(D, H, num_layers=2, batch_first=True))
+    start = perf_counter()
+    captured(model, 256)
+    assert perf_counter() - start < 10
+
+
+def test_one_inductor_compilation_is_right_for_every_batch_size() -> None:
+    model = Classifier(nn.GRU(D, H, batch_first=True))
+    mode, graph = captured(model, T)
+    assert_right_for_any_batch_size(torch_private.compile_inductor(mode, graph), model, (1, 2, 17))

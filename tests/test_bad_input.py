@@ -1,0 +1,152 @@
+"""Arguments, batches and losses that the interface does not allow, and what is left of the model then."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dpcompile import DPCompileError, dpcompile
+from zoo_case import squares
+from zoo_layers import Using
+from zoo_networks import mlp
+
+
+def state_of(model: nn.Module) -> dict[str, Any]:
+    """Everything about a model that compiling must leave alone, and the state of the random generator."""
+    return {
+        "values": {name: (t.clone(), t.data_ptr()) for name, t in model.state_dict(keep_vars=True).items()},
+        "flags": [module.training for module in model.modules()],
+        "attributes": [sorted(vars(module)) for module in model.modules()],
+        "hooks": [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules()],
+        "requires_grad": [p.requires_grad for p in model.parameters()],
+        "grad": [p.grad for p in model.parameters()],
+        "random": torch.get_rng_state(),
+    }
+
+
+def assert_same(before: dict[str, Any], after: dict[str, Any]) -> None:
+    """Fail where two states differ, tensors included."""
+    for name, (value, pointer) in before.pop("values").items():
+        assert torch.equal(value, after["values"][name][0]), name
+        assert pointer == after["values"][name][1], name
+    assert torch.equal(before.pop("random"), after["random"])
+    assert before == {key: after[key] for key in before}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ({"model": squares}, "Module"),
+        ({"loss": "cross_entropy"}, "loss"),
+        ({"loss": nn.CTCLoss()}, "loss"),
+        ({"max_grad_norm": -1.0}, "max_grad_norm"),
+        ({"max_grad_norm": math.nan}, "max_grad_norm"),
+        ({"strategy": "fastest"}, "fastest"),
+        ({"schedule": "three-pass"}, "three-pass"),
+        ({"backend": "xla"}, "xla"),
+        ({"clipping": "round"}, "round"),
+        ({"batch_dim": (0, 0, 0)}, "batch_dim"),
+        ({"batch_dim": 2}, "batch_dim"),
+        ({"strategy": {"0.weight": ("outer", "bookkeep")}}, "outer"),
+        ({"strategy": {"encoder.*": ("gram", "bookkeep")}}, r"encoder"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_wrong_argument_is_refused_by_name(arguments: dict[str, Any], word: str) -> None:
+    options = {"model": mlp(3, 5, 2), "loss": squares} | arguments
+    batch = torch.randn(2, 7, 3) if "strategy" in arguments else torch.randn(2, 3)
+    with pytest.raises(DPCompileError, match=word):
+        dpcompile(options.pop("model"), **options)(batch)
+
+
+@pytest.mark.parametrize(
+    ("loss", "word"),
+    [
+        (lambda m, x: squares(m, x).mean(), "scalar"),
+        (lambda m, x: squares(m, x)[:2], "shape"),
+        (lambda m, x: m(x), "shape"),
+        (lambda m, x: (squares(m, x),), "tuple"),
+        (lambda m, x: squares(m, x).long(), "dtype"),
+    ],
+    ids=["scalar", "wrong length", "two axes", "tuple", "integers"],
+)
+def test_loss_that_is_not_one_number_per_example_is_refused_with_its_shape(loss: Any, word: str) -> None:
+    with pytest.raises(DPCompileError, match=word):
+        dpcompile(nn.Linear(3, 5), loss=loss)(torch.randn(7, 3))
+
+
+def test_tensors_of_different_batch_sizes_are_refused_with_both_sizes() -> None:
+    private = dpcompile(nn.Linear(3, 5), loss=nn.CrossEntropyLoss())
+    with pytest.raises(DPCompileError, match=r"(?s)7.*2"):
+        private(torch.randn(7, 3), torch.zeros(2, dtype=torch.long))
+
+
+def test_batch_without_tensors_is_refused() -> None:
+    with pytest.raises(DPCompileError, match="tensor"):
+        dpcompile(nn.Linear(3, 5), loss=lambda m, n: m.weight.sum() * torch.ones(n))(3)
+
+
+def test_model_without_trainable_parameters_is_refused() -> None:
+    with pytest.raises(DPCompileError, match="trainable"):
+        dpcompile(nn.Linear(3, 5).requires_grad_(False), loss=squares)(torch.randn(2, 3))
+
+
+def test_wrong_number_of_features_is_refused_with_the_reason_of_torch() -> None:
+    with pytest.raises(DPCompileError, match=r"shape|size"):
+        dpcompile(nn.Linear(3, 5), loss=squares)(torch.randn(2, 4))
+
+
+def test_a_refused_batch_does_not_spoil_the_next_one() -> None:
+    private = dpcompile(nn.Linear(3, 5), loss=squares)
+    with pytest.raises(DPCompileError):
+        private(torch.randn(2, 4))
+    assert private(torch.randn(2, 3)).norms.shape == (2,)
+
+
+def mixing_model() -> nn.Module:
+    """A network with running statistics and dropout that is refused after all of it was traced."""
+
+    def call(m: Any, x: Tensor) -> Tensor:
+        return m.b(m.norm(m.drop(m.a(x))))
+
+    model = Using(call, a=nn.Linear(3, 5), drop=nn.Dropout(0.5), norm=nn.BatchNorm1d(5), b=nn.Linear(5, 2))
+    model.a.bias.requires_grad_(False)
+    return model
+
+
+def test_refused_compile_leaves_the_model_as_it_was() -> None:
+    model = mixing_model()
+    before = state_of(model)
+    with pytest.raises(DPCompileError):
+        dpcompile(model, loss=squares)(torch.ones(4, 3))
+    assert_same(before, state_of(model))
+
+
+def test_failing_forward_leaves_the_model_as_it_was() -> None:
+    def loss(model: nn.Module, x: Tensor) -> Tensor:
+        raise ValueError("the user's own mistake" + str(model(x).shape[1]))
+
+    model = mixing_model()
+    before = state_of(model)
+    with pytest.raises(DPCompileError, match="the user's own mistake"):
+        dpcompile(model, loss=loss)(torch.ones(4, 3))
+    assert_same(before, state_of(model))
+
+
+def test_step_leaves_a_deterministic_model_as_it_was() -> None:
+    model = mlp(3, 5, 2)
+    before = state_of(model)
+    dpcompile(model, loss=squares)(torch.ones(4, 3))
+    assert_same(before, state_of(model))
+
+
+def test_batch_is_not_written_to() -> None:
+    model = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(3, 5))
+    x = torch.randn(4, 3)
+    original = x.clone()
+    dpcompile(model, loss=squares)(x)
+    assert torch.equal(x, original)
