@@ -16,6 +16,7 @@ from dpcompile.ir.printer import format_graph
 from dpcompile.ir.verifier import check
 from dpcompile.losses import Program
 from dpcompile.passes import PIPELINE
+from dpcompile.passes.order import order_nodes
 from dpcompile.plan.plan import Plan
 from dpcompile.plan.select import Wanted, choose
 from dpcompile.runtime import Runner
@@ -85,6 +86,7 @@ def compile_step(program: Program, batch: Batch, options: Options) -> Compiled:
     recorder.keep("analysis", joint)
     for rewrite in PIPELINE:
         rewrite(joint, plan)
+        order_nodes(joint)
         recorder.keep(rewrite.__name__, joint)
     runner = Runner(joint, program, options.backend)
     return Compiled(joint, plan, tuple(recorder.stages), runner, tuple(unused), tuple(joint.notes))

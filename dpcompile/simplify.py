@@ -27,6 +27,10 @@ def simplify(module: fx.GraphModule) -> None:
             replace(graph, node, node.args[0])
         elif node.target is aten.clone.default and is_plain_clone(node):
             replace(graph, node, node.args[0])
+        elif node.target is aten.t.default and node.args[0].target is aten.t.default:
+            replace(graph, node, node.args[0].args[0])
+        elif is_whole_slice(node):
+            replace(graph, node, node.args[0])
         elif node.target in VIEWS:
             key = (node.target, repr(node.args), repr(node.kwargs))
             if key in seen:
@@ -47,3 +51,10 @@ def is_plain_clone(node: fx.Node) -> bool:
     """A clone that keeps the strides copies for nothing in a functional graph."""
     same = node.meta["val"].stride() == node.args[0].meta["val"].stride()
     return node.args[0].op == "call_function" and bool(same)
+
+
+def is_whole_slice(node: fx.Node) -> bool:
+    """A slice that takes everything, or its adjoint: same sizes before and after."""
+    if node.target not in (aten.slice.Tensor, aten.slice_backward.default):
+        return False
+    return node.meta["val"].shape == node.args[0].meta["val"].shape and node.args[-1] != -1

@@ -4,7 +4,8 @@ norms            one squared norm per site
 clip_factors     norms, clip factors, flags; the clip norm and the mask become inputs
 clipped_sums     every gradient becomes the clipped sum
 narrow_backward  ordinary parameter gradients are no longer asked for
-order            a stable topological order without dead code
+
+After each of them the pipeline runs `order_nodes`: a stable topological order without dead code.
 """
 
 from __future__ import annotations
@@ -16,8 +17,7 @@ from dpcompile.passes.clip_factors import emit_clip_factors
 from dpcompile.passes.clipped_sums import emit_clipped_sums
 from dpcompile.passes.narrow_backward import narrow_backward
 from dpcompile.passes.norms import emit_norms
-from dpcompile.passes.order import order_nodes
 from dpcompile.plan.plan import Plan
 
 Pass = Callable[[JointGraph, Plan], None]
-PIPELINE: tuple[Pass, ...] = (emit_norms, emit_clip_factors, emit_clipped_sums, narrow_backward, order_nodes)
+PIPELINE: tuple[Pass, ...] = (emit_norms, emit_clip_factors, emit_clipped_sums, narrow_backward)

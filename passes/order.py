@@ -16,10 +16,9 @@ from __future__ import annotations
 from torch import fx
 
 from dpcompile.ir.graph import JointGraph
-from dpcompile.plan.plan import Plan
 
 
-def order_nodes(joint: JointGraph, plan: Plan) -> None:
+def order_nodes(joint: JointGraph) -> None:
     """Stable topological order; dead code removed; the module's code made anew."""
     graph = joint.graph
     placed: set[fx.Node] = set()

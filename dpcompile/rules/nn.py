@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from dpcompile.ir.axis import BATCH_SIZE, SHARED, SUMMED, Batched, Constant, Mixes, Position, State
+from dpcompile.ir.axis import BATCH_SIZE, SHARED, SUMMED, Batched, Constant, Mixes, Position, Shared, State
 from dpcompile.kernels.recurrent_ops import EXAMPLE_DIMS
-from dpcompile.rules.rule import LAID, Result, Rule, Use, aligned, is_fixed, refuse_numbers, trailing
+from dpcompile.rules.rule import LAID, Result, Rule, Use, is_fixed, moved, refuse_numbers, trailing
 
 aten = torch.ops.aten
 REDUCED = 'use reduction="none" and reduce over each example\'s own elements'
@@ -44,24 +44,32 @@ def aligned_first(use: Use, left: str, right: str) -> State:
 
 
 def attention(use: Use) -> Result:
-    """Scaled dot-product attention: query, key and value [B, heads, T, d]; the mask is shared or per example."""
+    """Scaled dot-product attention: query, key, value, output and their gradients hold the examples first.
+
+    The mask (or bias) broadcasts against [B, heads, T, S]; seeds and sequence offsets are shared.
+    """
     refuse_numbers(use)
-    return attention_results(use, common_layout(use))
+    mask = use["attn_mask"] if has_argument(use, "attn_mask") else use["attn_bias"] if has_argument(use, "attn_bias") else None
+    operands = [node for node in use.tensors() if node is not mask and use.shape(node)]
+    found = [state for state in map(use.state, operands) if isinstance(state, LAID)]
+    if mask is not None and isinstance(use.state(mask), LAID):
+        found.append(moved(use.state(mask), use.state(mask).dim + 4 - len(use.shape(mask))))  # type: ignore[arg-type, union-attr]
+    wrong = any(not isinstance(use.state(node), (*LAID, Shared, Constant)) for node in operands)
+    if wrong or not found or len({(s.dim, s.outer, s.inner) for s in found}) > 1 or found[0].dim != 0:
+        raise Mixes("the operands of attention hold their examples along different axes")
+    return attention_results(use, Batched(0, found[0].outer, found[0].inner))
 
 
-def common_layout(use: Use) -> State:
-    """The layout that all four-dimensional operands agree on."""
-    fakes = {node: use.shape(node) for node in use.tensors()}
-    operands = [(use.state(node), shape) for node, shape in fakes.items() if len(shape) in (3, 4)]
-    return aligned(use, operands, next(shape for _, shape in operands if len(shape) == 4))
+def has_argument(use: Use, name: str) -> bool:
+    """Whether the operation has an argument of this name."""
+    return any(argument.name == name for argument in use.node.target._schema.arguments)  # type: ignore[union-attr]
 
 
-def attention_results(use: Use, state: State) -> tuple[State, ...]:
+def attention_results(use: Use, state: Batched) -> tuple[State, ...]:
     """Tensors with a batch-sized dimension are per example; seeds, offsets and sizes are not."""
     results: list[State] = []
     for fake in use.node.meta["val"]:
         if isinstance(fake, torch.Tensor) and any(use.has_batch(size) for size in sizes_of(fake)):
-            assert isinstance(state, LAID)
             results.append(Batched(use.axis(sizes_of(fake)), state.outer, state.inner))
         else:
             results.append(BATCH_SIZE if isinstance(fake, torch.SymInt) else SHARED)
@@ -84,7 +92,7 @@ def created(use: Use) -> Result:
         return Constant(0.0)
     if "ones" in name:
         return Constant(1.0)
-    fill = use["s"] if "scalar_tensor" in name else use["fill_value"]
+    fill = use["s"] if "scalar_tensor" in name else use["value"] if name == "aten::fill" else use["fill_value"]
     if not isinstance(fill, (int, float)):
         raise Mixes("the batch size is used as a value", "use a constant that does not depend on the batch")
     return Constant(float(fill))
@@ -184,7 +192,7 @@ ATTENTION = ("_scaled_dot_product_flash_attention", "_scaled_dot_product_flash_a
              "_scaled_dot_product_fused_attention_overrideable",
              "_scaled_dot_product_fused_attention_overrideable_backward")  # fmt: skip
 CREATED = ("full", "zeros", "ones", "empty", "new_full", "new_zeros", "new_ones", "new_empty", "full_like", "zeros_like",
-           "ones_like", "empty_like", "scalar_tensor", "empty_strided", "new_empty_strided")  # fmt: skip
+           "ones_like", "empty_like", "scalar_tensor", "fill", "empty_strided", "new_empty_strided")  # fmt: skip
 
 RULES: dict[object, Rule] = {
     **recurrent_rules(),

@@ -57,6 +57,8 @@ RULES: dict[object, Rule] = {
     aten._to_copy.default: linear_copy,
     aten.contiguous.default: linear_copy,
     aten.copy.default: linear_in("src")(same_as("src")),
+    aten.log_sigmoid_forward.default: pointwise,
+    aten.log_sigmoid_backward.default: pointwise,
     aten.real.default: pointwise,
     aten.imag.default: pointwise,
     aten.native_dropout.default: native_dropout,
@@ -87,8 +89,9 @@ def elementwise_loss(use: Use) -> Result:
     return pointwise(use)
 
 
-LOSSES = ("mse_loss", "smooth_l1_loss", "huber_loss", "soft_margin_loss", "binary_cross_entropy")
+LOSSES = ("mse_loss", "smooth_l1_loss", "huber_loss", "soft_margin_loss", "binary_cross_entropy",
+          "binary_cross_entropy_with_logits")
 for name in LOSSES:
     for suffix in ("", "_backward"):
-        packet = getattr(aten, name + suffix)
-        RULES[packet.default] = elementwise_loss
+        if hasattr(aten, name + suffix):
+            RULES[getattr(aten, name + suffix).default] = elementwise_loss

@@ -147,7 +147,9 @@ def full_range(use: Use, start: Any, end: Any, step: Any, size: sympy.Expr) -> b
 @keeps
 def slice_(use: Use) -> Result:
     """A slice within the example; along the batch only the whole of it."""
-    state, shape = laid(use), use.shape(use.node.args[0])
+    shape = use.shape(use.node.args[0])
+    state = use.state(use.node.args[0]) if isinstance(use.state(use.node.args[0]), Position) else laid(use)
+    assert isinstance(state, (Position, *LAID))
     if use["dim"] % len(shape) == state.dim and not full_range(use, use["start"], use["end"], use["step"], shape[state.dim]):
         raise Mixes(PICKS, PICKS_WAY_OUT)
     return state
@@ -323,7 +325,8 @@ RULES: dict[object, Rule] = {
     aten.unsqueeze.default: unsqueeze, aten.squeeze.dim: squeeze, aten.squeeze.dims: squeeze, aten.squeeze.default: squeeze,
     aten.expand.default: expand, aten.repeat.default: repeat, aten.slice.Tensor: slice_, aten.select.int: select,
     aten.select_backward.default: select_backward, aten.slice_backward.default: slice_backward, aten.unbind.int: unbind,
-    aten.split.Tensor: split, aten.split_with_sizes.default: split, aten.cat.default: additive_in("tensors")(cat),
+    aten.split.Tensor: split, aten.split_with_sizes.default: split, aten.unsafe_split.Tensor: split,
+    aten.unsafe_split_with_sizes.default: split, aten.cat.default: additive_in("tensors")(cat),
     aten.constant_pad_nd.default: pad_constant, aten.flip.default: flip, aten.roll.default: roll,
     aten.as_strided.default: as_strided, aten.diagonal.default: diagonal, aten.unfold.default: unfold,
     aten.slice_scatter.default: additive_in("self", "src")(slice_scatter),

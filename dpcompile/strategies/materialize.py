@@ -15,9 +15,10 @@ from dpcompile.ir.cost import BYTES, D_IN, D_OUT, ELEMENTS, GROUPS, PARAMETERS, 
 from dpcompile.ir.site import ChannelScale, Contraction, Convolution, Dense, LayerScale, Rows, Site, Total
 from dpcompile.kernels import reduction
 from dpcompile.strategies.emitter import Emitter
-from dpcompile.strategies.per_example import per_example_gradient, through_tail
+from dpcompile.strategies.per_example import per_example_gradient
 from dpcompile.strategies.scaling import scaled
 from dpcompile.strategies.strategy import NormStrategy, SquaredNorm
+from dpcompile.strategies.tail import through_tail
 
 NORM = Cost(other_flops=2 * B * PARAMETERS, bytes_moved=BYTES * B * PARAMETERS, launches=1)
 DENSE = Cost(

@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from dpcompile import torch_private
 from dpcompile.ir.graph import size_expression, value
-from dpcompile.ir.site import ChannelScale, Contraction, Convolution, Dense, LayerScale, Opaque, Rows, Site, Total
+from dpcompile.ir.site import ChannelScale, Contraction, Convolution, Dense, LayerScale, Opaque, Rows, Total
 from dpcompile.kernels import convolution, dense, embedding, layout, scale
 from dpcompile.kernels.fallback import ExampleLoop, Place, grouped_products, sum_images
 from dpcompile.strategies.emitter import Emitter
@@ -86,44 +85,3 @@ def opaque_gradient(contraction: Opaque, emitter: Emitter) -> fx.Node:
 def size_for_one(node: fx.Node, emitter: Emitter) -> int:
     """A size computed from the batch size, for a batch of one example."""
     return int(size_expression(node.meta["val"]).subs(emitter.joint.symbol, 1))
-
-
-def through_tail(site: Site, gradients: dict[fx.Node, fx.Node], emitter: Emitter) -> fx.Node:
-    """Apply a site's tail to every example's contractions, by vmap, and emit what that traces to."""
-    ends = [term.contraction.node for term in site.terms]
-    outside = list(dict.fromkeys(
-        n for t in site.tail for n in t.all_input_nodes if n not in site.tail and n not in ends))  # fmt: skip
-    if not site.tail:
-        return gradients[ends[0]]
-
-    def tail(*tensors: Tensor) -> Tensor:
-        values: dict[fx.Node, Any] = dict(zip([*ends, *outside], tensors, strict=True))
-        for node in site.tail:
-            args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), values.__getitem__)
-            values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
-        return values[site.gradient]
-
-    mapped = torch.vmap(tail, in_dims=(*(0 for _ in ends), *(None for _ in outside)))
-    arguments = [*(gradients[end] for end in ends), *outside]
-    return inline(mapped, arguments, emitter)
-
-
-def inline(function: Any, arguments: list[fx.Node], emitter: Emitter) -> fx.Node:
-    """Trace a function on the fake values of nodes and copy what it does into the graph."""
-    fakes = [node.meta["val"] for node in arguments]
-    with torch_private.tracing_context(emitter.joint.fakes), torch.no_grad():  # type: ignore[arg-type]
-        traced = torch_private.trace(function, fakes)
-    values: dict[fx.Node, Any] = {}
-    rest = iter(arguments)
-    for node in traced.graph.nodes:
-        if node.op == "placeholder":
-            values[node] = next(rest)
-        elif node.op == "call_function":
-            args = fx.node.map_arg(node.args, values.__getitem__)
-            values[node] = emitter.call_with(node.target, args, fx.node.map_arg(dict(node.kwargs), values.__getitem__))
-        elif node.op == "get_attr":
-            values[node] = emitter.constant(getattr(traced, str(node.target)))
-        else:
-            result = node.args[0]
-            return values[result[0] if isinstance(result, (tuple, list)) else result]
-    raise AssertionError("a traced function has an output")
