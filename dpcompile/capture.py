@@ -17,6 +17,7 @@ import sympy
 import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call, functionalize
+from torch.overrides import TorchFunctionMode
 
 from dpcompile import torch_private
 from dpcompile.batch import Batch
@@ -61,6 +62,7 @@ def capture_once(program: Program, batch: Batch, hint: int) -> JointGraph:
     symbol = batch_symbol(mode, fakes, dims)
     outputs = [("losses", "")] + [("gradient", public_name(n)) for n in parameters]
     joint = JointGraph(module, inputs, outputs, symbol, mode)
+    check_constants(joint, program)
     take_buffer_updates(joint)
     record_places(joint)
     simplify(joint.module)
@@ -72,6 +74,7 @@ class Step:
 
     def __init__(self, program: Program, parameters: list[str], state: list[str], batch: Batch, dims: Sequence[int | None]):
         self.program, self.parameters, self.state, self.batch, self.dims = program, parameters, state, batch, dims
+        self.reentrant = False
 
     def __call__(self, *tensors: Tensor) -> tuple[Tensor | None, ...]:
         """Losses, then one summed gradient (or None) for every trainable parameter."""
@@ -82,22 +85,50 @@ class Step:
         batched = [(leaf, dim) for leaf, dim in zip(leaves, self.dims, strict=True) if dim is not None]
         size = batched[0][0].shape[batched[0][1]]
         for leaf, dim in batched[1:]:
-            torch._check(leaf.shape[dim] == size)  # otherwise every input has a batch symbol of its own
+            torch_private.require(leaf.shape[dim] == size)  # otherwise every input has a batch symbol of its own
         args, kwargs = self.batch.layout.rebuild(leaves)
         held = dict(zip([*self.parameters, *self.state], [*parameters, *state], strict=True))
-        with annotated_modules(self.program), RecurrentSites():
-            losses = functional_call(self.program, held, args, kwargs, tie_weights=True)
-        losses = check_losses(losses, size)
+        held = {f"program.{name}": tensor for name, tensor in held.items()}
+        step = Differentiated(self.program, parameters, size, self.reentrant)
+        with annotated_modules(self.program), RecurrentSites(), DenseGradients():
+            return functional_call(step, held, args, kwargs, tie_weights=True)
+
+
+class Differentiated(nn.Module):
+    """Forward and backward as one module call: checkpoints run parts of forward again during backward, and must then
+    still find the traced parameters in their places."""
+
+    def __init__(self, program: Program, parameters: list[Tensor], size: int, reentrant: bool) -> None:
+        super().__init__()
+        self.program, self.differentiated, self.size, self.reentrant = program, parameters, size, reentrant
+
+    def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor | None, ...]:
+        """Losses and their summed gradients."""
+        losses = check_losses(self.program(*args, **kwargs), self.size)
         torch_private.keep_provenance(losses)
-        gradients = torch.autograd.grad(losses, parameters, torch.ones_like(losses), allow_unused=True)
-        return (losses.detach(), *gradients)
+        ones = torch.ones_like(losses)
+        if not self.reentrant:
+            return (losses.detach(), *torch.autograd.grad(losses, self.differentiated, ones, allow_unused=True))
+        losses.backward(ones)  # reentrant checkpoints refuse autograd.grad
+        return (losses.detach(), *(parameter.grad for parameter in self.differentiated))
+
+
+class DenseGradients(TorchFunctionMode):
+    """Lookups with sparse=True get dense gradients: a sparse one would be summed before it could be clipped."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        place = {torch.embedding: 4, torch.nn.functional.embedding: 6}.get(func)
+        if place is not None:
+            args, kwargs = args[:place], {**kwargs, "sparse": False}
+        return func(*args, **kwargs)
 
 
 def traced(step: Step, mode: torch_private.Fakes, tensors: list[Tensor]) -> fx.GraphModule:
     """Trace, and replay through functionalisation if anything was mutated."""
     try:
         with torch_private.tracing_context(mode), torch_private.provenance():
-            module = torch_private.trace(step, tensors, stack_traces=True)
+            module = first_trace(step, tensors)
         if any(is_mutation(node) for node in module.graph.nodes):
             with torch_private.tracing_context(mode):
                 replay = fx.Interpreter(module)
@@ -117,6 +148,17 @@ def traced(step: Step, mode: torch_private.Fakes, tensors: list[Tensor]) -> fx.G
             )
         ) from error
     return module
+
+
+def first_trace(step: Step, tensors: list[Tensor]) -> fx.GraphModule:
+    """The trace as it comes; once more with a plain backward where a reentrant checkpoint asks for it."""
+    try:
+        return torch_private.trace(step, tensors, stack_traces=True)
+    except RuntimeError as error:
+        if "use_reentrant" not in str(error) or step.reentrant:
+            raise
+    step.reentrant = True
+    return torch_private.trace(step, tensors, stack_traces=True)
 
 
 def user_line(error: BaseException) -> str:
@@ -170,6 +212,25 @@ def batch_symbol(mode: torch_private.Fakes, fakes: Sequence[Tensor], dims: Seque
             )
         )
     return symbol
+
+
+def check_constants(joint: JointGraph, program: Program) -> None:
+    """Tensors that the program reached without being given them: constants, which must not be the model's own."""
+    own = {id(tensor): name for name, tensor in (*program.named_parameters(), *program.named_buffers())}
+    for node in joint.graph.find_nodes(op="get_attr"):
+        tensor = getattr(joint.module, node.target)
+        if id(tensor) in own or isinstance(tensor, nn.Parameter):
+            name = public_name(own.get(id(tensor), "a parameter outside the model"))
+            raise CaptureError(
+                refusal(
+                    f"{name} is used without being looked up in the model",
+                    node.meta.get("source_line", ""),
+                    "a reference to the tensor is kept elsewhere (a list, a closure), so its gradient would be lost",
+                    "read the parameter from its module in forward, or detach it if it is meant to be constant",
+                )
+            )
+        if isinstance(tensor, Tensor) and tensor.numel() > 1:
+            joint.constants.append(f"a constant of shape {list(tensor.shape)} at {node.meta.get('source_line', 'the model')}")
 
 
 def take_buffer_updates(joint: JointGraph) -> None:

@@ -89,4 +89,4 @@ def compile_step(program: Program, batch: Batch, options: Options) -> Compiled:
         order_nodes(joint)
         recorder.keep(rewrite.__name__, joint)
     runner = Runner(joint, program, options.backend)
-    return Compiled(joint, plan, tuple(recorder.stages), runner, tuple(unused), tuple(joint.notes))
+    return Compiled(joint, plan, tuple(recorder.stages), runner, tuple(unused), (*joint.notes, *joint.constants))

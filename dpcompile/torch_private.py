@@ -57,6 +57,7 @@ def is_fake(value: object) -> bool:
 def tracing_context(mode: FakeTensorMode) -> Iterator[None]:
     """Everything that must hold while a step is traced; restored on the way out."""
     compiling, torch.compiler._is_compiling_flag = torch.compiler._is_compiling_flag, True
+    ordered, torch.backends.opt_einsum.enabled = torch.backends.opt_einsum.enabled, False  # its planner reads sizes as numbers
     try:
         with (
             fx_config.patch(backed_size_oblivious=True),
@@ -67,6 +68,7 @@ def tracing_context(mode: FakeTensorMode) -> Iterator[None]:
             yield
     finally:
         torch.compiler._is_compiling_flag = compiling
+        torch.backends.opt_einsum.enabled = ordered
 
 
 @contextlib.contextmanager
@@ -87,6 +89,11 @@ def keep_provenance(losses: torch.Tensor) -> None:
 def trace(function: Callable[..., Any], arguments: Sequence[Any], stack_traces: bool = False) -> fx.GraphModule:
     """make_fx with symbolic sizes, under the present fake mode."""
     return make_fx(function, tracing_mode="symbolic", record_stack_traces=stack_traces)(*arguments)
+
+
+def require(condition: Any) -> None:
+    """Tell the shape environment that a condition on sizes holds."""
+    torch._check(condition)
 
 
 def guards(mode: FakeTensorMode) -> list[sympy.Basic]:

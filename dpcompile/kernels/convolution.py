@@ -1,12 +1,14 @@
-"""Convolution sites in 1 to 3 dimensions, grouped, dilated and transposed: inputs x: f[B, C, *], gradients g: f[B, D, *].
+"""Convolution sites in 1 to 3 dimensions, grouped, dilated and transposed: inputs x: f[B, C, *], gradients g:
+f[B, D, *].
 
-The per-example gradient has the weight's shape, [D, C/G, *K] or transposed [C, D/G, *K]. An *unfolded* operand is
-f[B, C*K, T]: for every output position its window of the input (transposed: of g, with D*K rows), which makes the
-site a linear one. Functions called `..._unfolded` take it, so that norm and clipped sum share one unfolding; their
-second operand is g (transposed: x). Squared norms are float64, gradients float32 or wider.
+The per-example gradient has the weight's shape, [D, C/G, *K] or transposed [C, D/G, *K]. An *unfolded*
+operand is f[B, C*K, T]: for every output position its window of the input (transposed: of g, with D*K rows),
+which makes the site a linear one. Functions called `..._unfolded` take it, so that norm and clipped sum share
+one unfolding; their second operand is g (transposed: x). Squared norms are float64, gradients float32 or
+wider.
 
-Measured on two cores: unfolding wins for deep layers with few positions and for norms; a grouped convolution over
-examples wins for depthwise layers (up to 15 times faster than torch's own weight gradient).
+Measured on two cores: unfolding wins for deep layers with few positions and for norms; a grouped convolution
+over examples wins for depthwise layers (up to 15 times faster than torch's own weight gradient).
 """
 
 from __future__ import annotations
@@ -24,16 +26,19 @@ from dpcompile.kernels.geometry import Geometry, roles, windows
 from dpcompile.kernels.reduction import sqnorm, weighted_sum, widen
 
 __all__ = [
-    "TRACEABLE", "Geometry", "contract", "contract_traceable", "contract_unfolded", "contract_unfolded_traceable",
-    "materialize_grouped", "materialize_unfold", "materialize_unfolded", "sqnorm_gram", "sqnorm_gram_traceable",
-    "sqnorm_gram_unfolded", "sqnorm_gram_unfolded_traceable", "sqnorm_materialized", "sqnorm_materialized_traceable",
-    "unfold",
+    "TRACEABLE", "Geometry", "contract", "contract_traceable", "contract_unfolded",
+    "contract_unfolded_traceable", "materialize_grouped", "materialize_grouped_traceable",
+    "materialize_unfold", "materialize_unfolded", "sqnorm_gram", "sqnorm_gram_traceable",
+    "sqnorm_gram_unfolded", "sqnorm_gram_unfolded_traceable", "sqnorm_materialized",
+    "sqnorm_materialized_traceable", "unfold",
 ]  # fmt: skip
 
 FEW_POSITIONS: Final = 16
-"""Up to this many positions the unfolded operand lies in memory as [B, T, C*K]: sums over (B, T) need no copy."""
+"""Up to this many positions the unfolded operand lies in memory as [B, T, C*K]: sums over (B, T) need no
+copy."""
 DEEP_POSITIONS: Final = 9
-"""Up to this many positions unfolding and one product beat torch's weight gradient (512 channels, T = 4: 4 times)."""
+"""Up to this many positions unfolding and one product beat torch's weight gradient (512 channels, T = 4: 4
+times)."""
 MANY_POSITIONS: Final = 64
 """From this many positions on a product per example, added up, beats one product of transposed copies."""
 
@@ -43,8 +48,8 @@ Norm = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 def unfold(operand: Tensor, geometry: Geometry) -> Tensor:
     """Unfold x (transposed convolution: g): f[B, C, *] to f[B, C*K, T], float32 or wider.
 
-    A view for kernel 1 and stride 1. Otherwise B*C*K*T elements; with few positions the result is the transpose of a
-    contiguous [B, T, C*K].
+    A view for kernel 1 and stride 1. Otherwise B*C*K*T elements; with few positions the result is the
+    transpose of a contiguous [B, T, C*K].
     """
     operand = widen(operand)
     if geometry.is_pointwise:
@@ -68,20 +73,37 @@ def _count(view: Tensor, dims: int) -> int:
 def materialize_grouped(x: Tensor, g: Tensor, geometry: Geometry) -> Tensor:
     """Per-example gradients by one convolution with B*G groups, stride and dilation exchanged.
 
-    Rochette et al. 2020 without their extra dimension, so that it also covers three: channels of the operand become
-    the batch, examples become groups, and the other operand is the kernel. Best for depthwise layers.
+    Rochette et al. 2020 without their extra dimension, so that it also covers three: channels of the operand
+    become the batch, examples become groups, and the other operand is the kernel. Best for depthwise layers.
     """
     x, g = roles(x, g, geometry)
     batch, C, D, G = x.shape[0], x.shape[1], g.shape[1], geometry.groups
     images = x.reshape(batch * G, C // G, *x.shape[2:]).transpose(0, 1)
     kernels = g.reshape(batch * D, 1, *g.shape[2:])
     zeros = [0] * len(geometry.kernel)
-    out = torch.ops.aten.convolution(
-        images, kernels, None, geometry.dilation, geometry.padding, geometry.stride, False, zeros, batch * G
-    )
+    swapped = (geometry.dilation, geometry.padding, geometry.stride)
+    out = torch.ops.aten.convolution(images, kernels, None, *swapped, False, zeros, batch * G)
     for dim, size in enumerate(geometry.kernel):  # a stride that does not divide leaves positions over
         out = out.narrow(2 + dim, 0, size)
-    return out.reshape(C // G, batch, D, *geometry.kernel).movedim(0, 2)
+    result: Tensor = out.reshape(C // G, batch, D, *geometry.kernel).movedim(0, 2)
+    return result
+
+
+def materialize_grouped_traceable(x: Tensor, g: Tensor, geometry: Geometry) -> Tensor:
+    """materialize_grouped for inductor, which specialises a batch size in the number of groups.
+
+    One channel per group: a product with the windows, summed over positions, which inductor fuses into one loop
+    without unfolding. Otherwise materialize_unfold.
+    """
+    windowed, other = roles(x, g, geometry)
+    if windowed.shape[1] != geometry.groups:
+        return materialize_unfold(x, g, geometry)
+    view, dims = windows(windowed, geometry), len(geometry.kernel)
+    outputs = other.shape[1] // geometry.groups
+    gradients = other.reshape(other.shape[0], geometry.groups, outputs, *other.shape[2:], *[1] * dims)
+    products = view.unsqueeze(2) * gradients
+    sums = products.sum(list(range(3, 3 + dims)))
+    return sums.reshape(other.shape[0], other.shape[1], 1, *geometry.kernel)
 
 
 def materialize_unfold(x: Tensor, g: Tensor, geometry: Geometry) -> Tensor:
@@ -100,13 +122,14 @@ def materialize_unfolded(unfolded: Tensor, g: Tensor, geometry: Geometry) -> Ten
 def _per_group(x: Tensor, geometry: Geometry) -> Tensor:
     """f[B, rows, T] to f[B*G, rows/G, T]."""
     G = geometry.groups
-    return x if G == 1 else x.unflatten(1, (G, x.shape[1] // G)).flatten(0, 1)
+    return x if G == 1 else x.reshape(x.shape[0] * G, x.shape[1] // G, x.shape[2])
 
 
 def sqnorm_materialized(x: Tensor, g: Tensor, geometry: Geometry) -> Tensor:
     """Squared norms f64[B], materialised a few examples at a time into one workspace.
 
-    Extra memory: about dense.WORKSPACE elements, or one example's gradient, and as much of the unfolded operand.
+    Extra memory: about dense.WORKSPACE elements, or one example's gradient, and as much of the unfolded
+    operand.
     """
     x, g = roles(x, g, geometry)
     G, taps, T = geometry.groups, geometry.taps, g.shape[2:].numel()
@@ -114,11 +137,11 @@ def sqnorm_materialized(x: Tensor, g: Tensor, geometry: Geometry) -> Tensor:
     step = workspace_examples(max(p * d, x.shape[1] * taps * T))
     workspace = x.new_empty(min(step, x.shape[0]) * G, p // G, d)
     parts = []
-    for images, gradients in zip(x.split(step), g.split(step), strict=True):
-        columns = _per_group(unfold(images, geometry), geometry)
-        rows = _per_group(gradients.flatten(2), geometry)
-        out = workspace[: rows.shape[0]]
-        parts.append(sqnorm(torch.bmm(rows, columns.transpose(1, 2), out=out).view(images.shape[0], -1)))
+    for start in range(0, x.shape[0], step):
+        columns = _per_group(unfold(x[start : start + step], geometry), geometry)
+        rows = _per_group(g[start : start + step].flatten(2), geometry)
+        product = torch.bmm(rows, columns.transpose(1, 2), out=workspace[: rows.shape[0]])
+        parts.append(sqnorm(product.view(rows.shape[0] // G, -1)))
     return torch.cat(parts)
 
 
@@ -197,8 +220,9 @@ def _weights(factor: Tensor, like: Tensor) -> Tensor:
 def contract(x: Tensor, g: Tensor, factor: Tensor, geometry: Geometry) -> Tensor:
     """Clipped sum f[weight shape] of factor[B] * gradient, in the fastest way for the sizes.
 
-    Depthwise: materialised by a grouped convolution, then a weighted sum. Few positions: unfolded. Else torch's
-    weight gradient of the scaled operand, in channels_last for groups, where it is 2 to 4 times faster.
+    Depthwise: materialised by a grouped convolution, then a weighted sum. Few positions: unfolded. Else
+    torch's weight gradient of the scaled operand, in channels_last for groups, where it is 2 to 4 times
+    faster.
     """
     G, images = geometry.groups, x.shape[2:].numel()
     if G > 1 and x.shape[1] == g.shape[1] == G:
@@ -214,7 +238,9 @@ def contract(x: Tensor, g: Tensor, factor: Tensor, geometry: Geometry) -> Tensor
 
 
 def contract_traceable(x: Tensor, g: Tensor, factor: Tensor, geometry: Geometry) -> Tensor:
-    """Clipped sum by torch's own weight gradient of the smaller operand scaled."""
+    """Clipped sum by torch's own weight gradient of the smaller operand scaled; depthwise as in contract."""
+    if geometry.groups > 1 and x.shape[1] == g.shape[1] == geometry.groups:
+        return weighted_sum(materialize_grouped_traceable(x, g, geometry), factor)
     x, g = widen(x), widen(g)
     if g.shape[1:].numel() <= x.shape[1:].numel():
         g = g * _weights(factor, g)
@@ -231,6 +257,7 @@ def contract_traceable(x: Tensor, g: Tensor, factor: Tensor, geometry: Geometry)
 
 
 TRACEABLE: Final[dict[Callable[..., object], Callable[..., object]]] = {
+    materialize_grouped: materialize_grouped_traceable,
     sqnorm_gram: sqnorm_gram_traceable,
     sqnorm_gram_unfolded: sqnorm_gram_unfolded_traceable,
     sqnorm_materialized: sqnorm_materialized_traceable,

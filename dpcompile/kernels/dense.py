@@ -1,7 +1,7 @@
 """Linear sites: per-example gradient g^T a for inputs a: f[B, T, d] and output gradients g: f[B, T, p].
 
-All functions take strided operands, such as the transpose of a [T, B, d] tensor, and do not copy them. Results are
-float32, or float64 for float64 operands; squared norms are float64.
+All functions take strided operands, such as the transpose of a [T, B, d] tensor, and do not copy them.
+Results are float32, or float64 for float64 operands; squared norms are float64.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ from dpcompile.kernels.gram import block_product, gram_gamma, sqnorm_blocks
 from dpcompile.kernels.reduction import sqnorm, widen
 
 __all__ = [
-    "TRACEABLE", "contract", "cross_dense", "gram_gamma", "materialize", "sqnorm_gram", "sqnorm_gram_traceable",
-    "sqnorm_materialized", "sqnorm_materialized_traceable", "sqnorm_outer", "workspace_examples",
+    "TRACEABLE", "contract", "cross_dense", "gram_gamma", "materialize", "sqnorm_gram",
+    "sqnorm_gram_traceable", "sqnorm_materialized", "sqnorm_materialized_traceable", "sqnorm_outer",
+    "workspace_examples",
 ]  # fmt: skip
 
 WORKSPACE: Final = 2**19
 """Elements of a reused workspace: 2 MiB of float32, about one core's second-level cache."""
 FRESH: Final = 2**20
-"""Elements up to which a fresh result is as fast as a reused workspace; above, page faults cost up to 3 times."""
+"""Elements up to which a fresh result is as fast as a reused workspace; above, page faults cost up to 3
+times."""
 TILE: Final = 128
 """Positions per block of a Gram matrix; smaller blocks are slower in matrix products."""
 
@@ -36,15 +38,16 @@ def sqnorm_outer(a: Tensor, g: Tensor) -> Tensor:
 def sqnorm_gram(a: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
     """(f64[B] squared norm, f64[B] S) through Gram matrices; gram_gamma * S bounds the error.
 
-    Extra memory: three tiles of at most max(2 * WORKSPACE, one example's) elements. 2 B T^2 (d + p) FLOPs times
-    (n + 1) / (2 n) for n blocks.
+    Extra memory: three tiles of at most max(2 * WORKSPACE, one example's) elements. 2 B T^2 (d + p) FLOPs
+    times (n + 1) / (2 n) for n blocks.
     """
     batch, positions = a.shape[:2]
     blocks = min(8, -(-positions // TILE))
     step = max(1, 2 * WORKSPACE // (-(-positions // blocks)) ** 2)
     if step >= batch:
         return sqnorm_blocks(widen(a), widen(g), blocks)
-    parts = [sqnorm_blocks(widen(x), widen(y), blocks) for x, y in zip(a.split(step), g.split(step), strict=True)]
+    chunks = [slice(start, start + step) for start in range(0, batch, step)]
+    parts = [sqnorm_blocks(widen(a[chunk]), widen(g[chunk]), blocks) for chunk in chunks]
     return torch.cat([squared for squared, _ in parts]), torch.cat([bound for _, bound in parts])
 
 
@@ -67,8 +70,8 @@ def workspace_examples(size: int) -> int:
 def sqnorm_materialized(a: Tensor, g: Tensor) -> Tensor:
     """Squared norms f64[B] of g^T a, materialised a few examples at a time into one workspace.
 
-    Extra memory: max(WORKSPACE, p * d) elements. 2 to 5 times faster than materialize and sqnorm where the fresh
-    result of B * p * d elements would be above 32 MiB.
+    Extra memory: max(WORKSPACE, p * d) elements. 2 to 5 times faster than materialize and sqnorm where the
+    fresh result of B * p * d elements would be above 32 MiB.
     """
     batch, p, d = a.shape[0], g.shape[2], a.shape[2]
     if batch * p * d <= FRESH:
@@ -76,9 +79,9 @@ def sqnorm_materialized(a: Tensor, g: Tensor) -> Tensor:
     step = workspace_examples(p * d)
     workspace = widen(a[:0]).new_empty(min(step, batch), p, d)
     parts = []
-    for x, y in zip(a.split(step), g.split(step), strict=True):
-        out = workspace[: x.shape[0]]
-        parts.append(sqnorm(torch.bmm(widen(y).transpose(1, 2), widen(x), out=out)))
+    for start in range(0, batch, step):
+        x, y = widen(a[start : start + step]), widen(g[start : start + step])
+        parts.append(sqnorm(torch.bmm(y.transpose(1, 2), x, out=workspace[: x.shape[0]])))
     return torch.cat(parts)
 
 
@@ -88,10 +91,11 @@ def sqnorm_materialized_traceable(a: Tensor, g: Tensor) -> Tensor:
 
 
 def contract(a: Tensor, g: Tensor, factor: Tensor) -> Tensor:
-    """Clipped sum f[p, d] of factor[B] * g^T a by book-keeping (Bu et al. 2022): one product over all B * T rows.
+    """Clipped sum f[p, d] of factor[B] * g^T a by book-keeping (Bu et al. 2022): one product over all B * T
+    rows.
 
-    The narrower operand is scaled, out of place: both may be needed elsewhere, and scaling the wider one costs as much
-    as the product itself when it has to be written to fresh memory.
+    The narrower operand is scaled, out of place: both may be needed elsewhere, and scaling the wider one
+    costs as much as the product itself when it has to be written to fresh memory.
     """
     a, g = widen(a), widen(g)
     weight = factor.to(a.dtype)[:, None, None]
@@ -107,15 +111,18 @@ def contract(a: Tensor, g: Tensor, factor: Tensor) -> Tensor:
 
 
 def batch_is_inner(x: Tensor) -> bool:
-    """Whether x: [B, T, w] lies in memory as [T, B, w], so that rows are flattened without a copy in that order.
+    """Whether x: [B, T, w] lies in memory as [T, B, w], so that rows are flattened without a copy in that
+    order.
 
-    A stride that is a symbol contains the batch size. (Comparing it with a number would restrict the batch size.)
+    A stride that is a symbol contains the batch size. (Comparing it with a number would restrict the batch
+    size.)
     """
     return isinstance(x.stride(1), torch.SymInt) or x.stride(1) > x.stride(0) > 0
 
 
 def cross_dense(a1: Tensor, g1: Tensor, a2: Tensor, g2: Tensor) -> Tensor:
-    """Inner products f64[B] of g1^T a1 and g2^T a2: a1 f[B, T, d], g1 f[B, T, p], a2 f[B, S, d], g2 f[B, S, p].
+    """Inner products f64[B] of g1^T a1 and g2^T a2: a1 f[B, T, d], g1 f[B, T, p], a2 f[B, S, d], g2 f[B, S,
+    p].
 
     Through Gram matrices, with T split so that a block has few rows. At S = T = 1 this is <a1, a2> <g1, g2>.
     """

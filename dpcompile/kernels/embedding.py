@@ -1,8 +1,9 @@
-"""Embedding sites: the gradient adds g[t] to row ids[t] for ids: int[B, T], g: f[B, T, d] and a table f[V, d].
+"""Embedding sites: the gradient adds g[t] to row ids[t] for ids: int[B, T], g: f[B, T, d] and a table f[V,
+d].
 
-Rows looked up twice by one example receive the sum of both gradients, so its norm needs sums per distinct id, not
-norms per position. Positions with `padding_idx` have no gradient; -1 means that there is none. Norms and inner
-products are float64[B], gradients float32 or wider.
+Rows looked up twice by one example receive the sum of both gradients, so its norm needs sums per distinct id,
+not norms per position. Positions with `padding_idx` have no gradient; -1 means that there is none. Norms and
+inner products are float64[B], gradients float32 or wider.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ TRACEABLE: Final[dict[Callable[..., object], Callable[..., object]]] = {}
 
 
 def sqnorm_rows(ids: Tensor, g: Tensor, padding_idx: int = -1) -> Tensor:
-    """Squared norms f64[B]: sort the ids of each example, add up equal ones, sum squares. O(B T d) and a sort.
+    """Squared norms f64[B]: sort the ids of each example, add up equal ones, sum squares. O(B T d) and a
+    sort.
 
     Faster than sqnorm_rows_match from T of about 16 on (T = 512: 8 times).
     """
@@ -43,7 +45,8 @@ def sqnorm_rows(ids: Tensor, g: Tensor, padding_idx: int = -1) -> Tensor:
 def sqnorm_rows_match(ids: Tensor, g: Tensor, padding_idx: int = -1) -> Tensor:
     """Squared norms f64[B] for few positions: equal ids are found by comparing all pairs. 2 B T^2 d FLOPs.
 
-    A sum of squares like sqnorm_rows, not a Gram sum: it cannot cancel. The first position of each id holds its row.
+    A sum of squares like sqnorm_rows, not a Gram sum: it cannot cancel. The first position of each id holds
+    its row.
     """
     g = widen(g)
     equal = ids.unsqueeze(2) == ids.unsqueeze(1)
@@ -94,10 +97,12 @@ def cross_rows(
 
 
 def cross_rows_dense(ids: Tensor, b: Tensor, a: Tensor, g: Tensor, padding_idx: int = -1) -> Tensor:
-    """Inner products f64[B] of the table's gradient as an embedding and as a linear layer's weight (tied head).
+    """Inner products f64[B] of the table's gradient as an embedding and as a linear layer's weight (tied
+    head).
 
-    The embedding looked up ids: int[B, S] and received b: f[B, S, d]; the head has inputs a: f[B, T, d] and output
-    gradients g: f[B, T, V]. The result is sum_{t,s} g[t, ids_s] <a_t, b_s>: exact, without any [V, d] tensor.
+    The embedding looked up ids: int[B, S] and received b: f[B, S, d]; the head has inputs a: f[B, T, d] and
+    output gradients g: f[B, T, V]. The result is sum_{t,s} g[t, ids_s] <a_t, b_s>: exact, without any [V, d]
+    tensor.
     """
     a, g, b = widen(a), widen(g), widen(b).transpose(1, 2)
     kept, columns = (ids != padding_idx).unsqueeze(1), ids.unsqueeze(1)

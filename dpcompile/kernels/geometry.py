@@ -14,9 +14,9 @@ from dpcompile.kernels.reduction import widen
 class Geometry(NamedTuple):
     """Sizes of a convolution, one entry per spatial dimension (1 to 3 of them), zero padding on both sides.
 
-    A NamedTuple, because it is an argument of nodes: torch.fx prints named tuples as constructors that run and
-    dataclasses as text that does not. A transposed convolution is described by its own arguments; its weight is
-    [C, D/G, *K].
+    A NamedTuple, because it is an argument of nodes: torch.fx prints named tuples as constructors that run
+    and dataclasses as text that does not. A transposed convolution is described by its own arguments; its
+    weight is [C, D/G, *K].
     """
 
     kernel: tuple[int, ...]
@@ -35,7 +35,8 @@ class Geometry(NamedTuple):
     @property
     def is_pointwise(self) -> bool:
         """Whether unfolding changes nothing: kernel 1, stride 1, no padding."""
-        return self.taps == 1 and set(self.stride) == {1} and not any(self.padding) and not any(self.output_padding)
+        is_dense = set(self.stride) == {1} and not any(self.padding) and not any(self.output_padding)
+        return is_dense and self.taps == 1
 
     def spread(self, dim: int) -> int:
         """Input positions that one kernel covers."""
@@ -44,13 +45,14 @@ class Geometry(NamedTuple):
     def positions(self, sizes: tuple[int, ...]) -> tuple[int, ...]:
         """Kernel placements on a (windowed) operand of these spatial sizes; a transposed one is `g`."""
         return tuple(
-            (size + 2 * self.padding[dim] - self.spread(dim) - self.output_padding[dim]) // self.stride[dim] + 1
-            for dim, size in enumerate(sizes)
+            (size + 2 * self.padding[dim] - self.spread(dim) - self.output_padding[dim]) // self.stride[dim] +
+            1 for dim, size in enumerate(sizes)
         )
 
 
 def roles(x: Tensor, g: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
-    """(windowed operand, other operand) in float32 or wider: a transposed convolution slides its kernel over g."""
+    """(windowed operand, other operand) in float32 or wider: a transposed convolution slides its kernel over
+    g."""
     x, g = widen(x), widen(g)
     return (g, x) if geometry.transposed else (x, g)
 
@@ -58,8 +60,8 @@ def roles(x: Tensor, g: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
 def windows(operand: Tensor, geometry: Geometry) -> Tensor:
     """A view [B, C, *positions, *kernel] of the zero-padded operand: f[B, C, *].
 
-    Padding and slices, not im2col, whose fake kernel specialises the batch size and which is 2 to 4 times slower.
-    `Tensor.unfold` follows the operand's strides, so memory formats do not matter.
+    Padding and slices, not im2col, whose fake kernel specialises the batch size and which is 2 to 4 times
+    slower. `Tensor.unfold` follows the operand's strides, so memory formats do not matter.
     """
     dims = len(geometry.kernel)
     counts = geometry.positions(tuple(operand.shape[2:]))
@@ -67,8 +69,6 @@ def windows(operand: Tensor, geometry: Geometry) -> Tensor:
     if any(geometry.padding):
         operand = F.pad(operand, [side for pad in reversed(geometry.padding) for side in (pad, pad)])
     for dim in range(dims):
-        operand = operand.unfold(2 + dim, geometry.spread(dim), geometry.stride[dim]).narrow(2 + dim, 0, counts[dim])
-    for dim in range(dims):
-        if geometry.dilation[dim] > 1:
-            operand = operand[(..., slice(None, None, geometry.dilation[dim]), *[slice(None)] * (dims - 1 - dim))]
+        placed = operand.unfold(2 + dim, geometry.spread(dim), geometry.stride[dim])
+        operand = placed.narrow(2 + dim, 0, counts[dim])[..., :: geometry.dilation[dim]]
     return operand

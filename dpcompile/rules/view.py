@@ -10,7 +10,7 @@ from torch import fx
 
 from dpcompile.ir.axis import SHARED, SUMMED, Batched, Constant, Mixes, Position, Shared, State, Summed, Uniform
 from dpcompile.ir.graph import size_expression
-from dpcompile.rules.rule import LAID, Laid, Result, Rule, Use, additive_in, before_examples, moved, normal_dims, prod
+from dpcompile.rules.rule import LAID, Laid, Result, Rule, Use, additive_in, aligned, before_examples, moved, normal_dims, prod
 
 aten = torch.ops.aten
 PICKS = "examples are picked by their place in the batch"
@@ -22,7 +22,10 @@ def keeps(rule: Rule) -> Rule:
 
     def wrapped(use: Use) -> Result:
         state = use.state(use.node.args[0])
-        return state if isinstance(state, (Shared, Constant, Summed)) else rule(use)
+        if not isinstance(state, (Shared, Constant, Summed)):
+            return rule(use)
+        fakes = use.node.meta["val"]
+        return state if isinstance(fakes, torch.Tensor) else (state,) * len(fakes)
 
     return wrapped
 
@@ -218,6 +221,14 @@ def cat(use: Use) -> Result:
     raise Mixes("something is appended to the batch as if it were an example")
 
 
+def stack(use: Use) -> Result:
+    """Concatenation along a new dimension, which is never the examples'."""
+    parts = [(use.state(node), use.shape(node)) for node in use["tensors"]]
+    state = aligned(use, parts, parts[0][1])
+    dim = use["dim"] % len(use.result_shape())
+    return moved(state, state.dim + (dim <= state.dim)) if isinstance(state, LAID) else state
+
+
 @keeps
 def pad(use: Use) -> Result:
     """Padding of the example's own dimensions."""
@@ -280,8 +291,6 @@ def diagonal(use: Use) -> Result:
 
 def slice_scatter(use: Use) -> Result:
     """Writing a slice of the example's dimensions."""
-    from dpcompile.rules.rule import aligned
-
     shape = use.result_shape()
     operands = [(use.state(node), use.shape(node)) for node in use.tensors()]
     state = aligned(use, operands, shape)
@@ -326,7 +335,7 @@ RULES: dict[object, Rule] = {
     aten.expand.default: expand, aten.repeat.default: repeat, aten.slice.Tensor: slice_, aten.select.int: select,
     aten.select_backward.default: select_backward, aten.slice_backward.default: slice_backward, aten.unbind.int: unbind,
     aten.split.Tensor: split, aten.split_with_sizes.default: split, aten.unsafe_split.Tensor: split,
-    aten.unsafe_split_with_sizes.default: split, aten.cat.default: additive_in("tensors")(cat),
+    aten.unsafe_split_with_sizes.default: split, aten.cat.default: additive_in("tensors")(cat), aten.stack.default: additive_in("tensors")(stack),
     aten.constant_pad_nd.default: pad_constant, aten.flip.default: flip, aten.roll.default: roll,
     aten.as_strided.default: as_strided, aten.diagonal.default: diagonal, aten.unfold.default: unfold,
     aten.slice_scatter.default: additive_in("self", "src")(slice_scatter),

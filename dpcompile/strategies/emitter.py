@@ -84,11 +84,16 @@ class Emitter:
         return self.call(operator.getitem, node, index)
 
     def rows(self, operand: Operand) -> fx.Node:
-        """A matrix operand as f[B, T, w]."""
+        """A matrix operand as f[B, T, w]; a stack of one matrix counts as the matrix."""
+        if len(value(operand.node).shape) == 3:
+            matrix = self.call(torch.ops.aten.select.int, operand.node, 0, 0)
+            return self.call(layout.positions, matrix, operand.dim - 1, operand.outer, operand.inner)
         return self.call(layout.positions, operand.node, operand.dim, operand.outer, operand.inner)
 
     def flat(self, operand: Operand) -> fx.Node:
         """A matrix operand with one position per example as f[B, w]."""
+        if len(value(operand.node).shape) == 3:
+            return self.call(torch.ops.aten.select.int, self.rows(operand), 1, 0)
         return operand.node if operand.dim == 0 else self.call(torch.ops.aten.t.default, operand.node)
 
     def examples(self, operand: Operand) -> fx.Node:

@@ -24,7 +24,9 @@ def per_example_gradient(contraction: Contraction, emitter: Emitter, convolution
     emitter.at(contraction.node)
     match contraction:
         case Dense(groups=1):
-            return emitter.call(dense.materialize, emitter.rows(contraction.a), emitter.rows(contraction.g))
+            products = emitter.call(dense.materialize, emitter.rows(contraction.a), emitter.rows(contraction.g))
+            stacked = len(value(contraction.node).shape) == 3
+            return emitter.call(torch.ops.aten.unsqueeze.default, products, 1) if stacked else products
         case Dense():
             pair = [emitter.call(layout.group_positions, o.node, o.dim, o.outer, o.inner) for o in (contraction.a, contraction.g)]
             return emitter.call(grouped_products, *pair)

@@ -67,7 +67,9 @@ def emit_bookkeep(contraction: Contraction, norm: NormStrategy, factors: fx.Node
         g, x = contraction.g, contraction.x
         return emitter.call(convolution.contract, x.node, g.node, factors, contraction.geometry)
     assert isinstance(contraction, Dense)
-    return emitter.call(dense.contract, emitter.rows(contraction.a), emitter.rows(contraction.g), factors)
+    product = emitter.call(dense.contract, emitter.rows(contraction.a), emitter.rows(contraction.g), factors)
+    stacked = len(contraction.node.meta["val"].shape) == 3
+    return emitter.call(torch.ops.aten.unsqueeze.default, product, 0) if stacked else product
 
 
 def unfold_declines(contraction: Contraction, norm: NormStrategy) -> str | None:

@@ -1,0 +1,1 @@
+"""The main job on real data: two small models compiled, explained, timed, trained and verified."""
