@@ -67,7 +67,7 @@ def load_factory(path: str) -> Callable[[int], tuple[Any, Any, Any]]:
         raise typer.BadParameter(
             f"{path} is not callable; FACTORY(batch_size) must return (model, loss, batch)"
         )
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,3 +103,26 @@ def leaf_key(leaf: Any, dim: int | None) -> tuple[Any, ...]:
         return (type(leaf).__name__, leaf if isinstance(leaf, (int, float, str, bool, type(None))) else id(leaf))
     sizes = tuple(size for axis, size in enumerate(leaf.shape) if axis != dim)
     return (sizes, dim, leaf.dtype, str(leaf.device), dense(leaf).is_contiguous(), leaf.requires_grad)
+
+
+def checked_mask(mask: Tensor | None, batch: Batch) -> Tensor:
+    """bool[B], all true by default."""
+    device = batch.tensors[0].device
+    if mask is None:
+        return torch.ones(batch.size, dtype=torch.bool, device=device)
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != (batch.size,):
+        raise InvalidInput(f"mask must be a bool tensor of shape [{batch.size}], one entry per example")
+    return mask.to(device)
+
+
+def chunks(batch: Batch, mask: Tensor, size: int | None) -> Iterator[tuple[list[Tensor], Tensor]]:
+    """The batch in pieces of at most `size` examples."""
+    dims = [dim for _, dim in batch.layout.tensor_dims()]
+    step = size or batch.size
+    for start in range(0, batch.size, step):
+        length = min(step, batch.size - start)
+        if length == batch.size:
+            yield batch.tensors, mask
+            continue
+        pieces = [t if d is None else t.narrow(d, start, length).contiguous() for t, d in zip(batch.tensors, dims, strict=True)]
+        yield pieces, mask[start : start + length]

@@ -2,21 +2,58 @@
 
 from __future__ import annotations
 
-from typing import Any
+import warnings
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
 
+import torch
 from torch import nn
 
 from dpcompile.batch import Batch
 from dpcompile.losses import Program
 
 PLAIN = (bool, int, float, str, bytes, type(None))
+TRACE_LIMIT = 8
+T = TypeVar("T")
+
+
+class Traces(Generic[T]):
+    """What was compiled, by fingerprint: the last TRACE_LIMIT of them, the latest at hand."""
+
+    def __init__(self) -> None:
+        self.by_key: dict[tuple[Any, ...], T] = {}
+        self.latest: T | None = None
+
+    def get(self, key: tuple[Any, ...], compile_anew: Callable[[], T]) -> T:
+        """The compiled thing for this fingerprint; a model that keeps changing is warned about, with the change."""
+        if key not in self.by_key:
+            compiled = compile_anew()
+            if len(self.by_key) >= TRACE_LIMIT:
+                warnings.warn(f"dpcompile traced this model {len(self.by_key) + 1} times; the latest change: "
+                              f"{changed(list(self.by_key)[-1], key)}", stacklevel=4)  # fmt: skip
+                self.by_key.pop(next(iter(self.by_key)))
+            self.by_key[key] = compiled
+        self.latest = self.by_key[key]
+        return self.latest
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles leave compiled graphs behind; they are made anew at the first call."""
+        return {"by_key": {}, "latest": None}
 
 
 def guard_key(program: Program, batch: Batch) -> tuple[Any, ...]:
-    """A hashable fingerprint of batch layout, parameters, buffers and the modules' plain attributes."""
+    """A hashable fingerprint of batch layout, parameters, buffers, the modules' plain attributes and torch's modes."""
     tensors = [*program.named_parameters(remove_duplicate=False), *program.named_buffers(remove_duplicate=False)]
     held = tuple((n, id(t), tuple(t.shape), t.dtype, str(t.device), t.requires_grad, t.stride()) for n, t in tensors)
-    return ("batch", batch.key), ("parameters", held), ("modules", tuple(map(module_key, program.modules())))
+    modules = tuple(map(module_key, program.modules()))
+    return ("batch", batch.key), ("parameters", held), ("modules", modules), ("torch", torch_key(batch.tensors[0].device))
+
+
+def torch_key(device: torch.device) -> tuple[Any, ...]:
+    """The modes of torch that a trace follows: autocast, the default type, how float32 products may be rounded."""
+    kinds = sorted({"cpu", device.type})
+    autocast = tuple((kind, torch.get_autocast_dtype(kind)) for kind in kinds if torch.is_autocast_enabled(kind))
+    return autocast, torch.get_default_dtype(), torch.get_float32_matmul_precision()
 
 
 def module_key(module: nn.Module) -> tuple[Any, ...]:

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from dpcompile.batch import Batch, flatten_batch
+from dpcompile.batch import Batch, checked_mask, chunks, flatten_batch
 from dpcompile.cost.hardware import HARDWARE, Hardware
-from dpcompile.guards import changed, guard_key
+from dpcompile.drop_in import DropIn, cotangent_losses
+from dpcompile.guards import Traces, guard_key
 from dpcompile.ir.errors import InvalidInput, StrategyError
 from dpcompile.ir.printer import format_graph
 from dpcompile.losses import make_program, public_name
+from dpcompile.per_example import per_example_gradients
 from dpcompile.pipeline import Compiled, Options, Stage, compile_step
 from dpcompile.plan.plan import Plan
 from dpcompile.report.text import Report
-from dpcompile.runtime import BACKENDS, Raw
+from dpcompile.runtime import BACKENDS, GraphCall, Raw
 from dpcompile.step import Step
 from dpcompile.verify import Verification, verify
 
 Loss = nn.Module | Callable[..., Tensor] | None
-RECOMPILE_LIMIT = 8
 
 
 def dpcompile(
@@ -77,8 +77,8 @@ class PrivateModule(nn.Module):
         wanted = plan.strategies() if plan is not None else strategy
         row = hardware if isinstance(hardware, Hardware) else hardware_row(hardware, model)
         self.options = Options(wanted, schedule, self.microbatch, row, backend)
-        self.cache: dict[Any, Compiled] = {}
-        self.latest: Compiled | None = None
+        self.steps: Traces[Compiled] = Traces()
+        self.gradients: Traces[GraphCall] = Traces()
 
     @property
     def model(self) -> nn.Module:
@@ -91,7 +91,10 @@ class PrivateModule(nn.Module):
         counted = checked_mask(mask, flat)
         if flat.size == 0:
             return self.empty_step(flat)
-        compiled = self.compiled(flat)
+        return self.run(self.compiled(flat), flat, counted)
+
+    def run(self, compiled: Compiled, flat: Batch, counted: Tensor) -> Step:
+        """One step on a batch with at least one example, chunk by chunk; `counted` bool[B]."""
         limit = torch.as_tensor(positive(self.max_grad_norm), dtype=torch.float64, device=flat.tensors[0].device)
         raws = [compiled.runner(tensors, part, limit) for tensors, part in chunks(flat, counted, self.microbatch)]
         self.apply_buffers(raws[0])
@@ -99,15 +102,8 @@ class PrivateModule(nn.Module):
 
     def compiled(self, batch: Batch) -> Compiled:
         """The compiled step for everything about this batch but its size; traced anew when a guard changed."""
-        key = guard_key(self.program, batch)
-        if key not in self.cache:
-            if self.latest is not None and len(self.cache) >= RECOMPILE_LIMIT:
-                warnings.warn(f"dpcompile traced this model {len(self.cache)} times; the latest change: "
-                              f"{changed(list(self.cache)[-1], key)}", stacklevel=3)  # fmt: skip
-                self.cache.pop(next(iter(self.cache)))
-            self.cache[key] = compile_step(self.program, batch, self.options)
-        self.latest = self.cache[key]
-        return self.latest
+        key = (*guard_key(self.program, batch), ("backend", self.options.backend))
+        return self.steps.get(key, lambda: compile_step(self.program, batch, self.options))
 
     def joined(self, raws: list[Raw]) -> Step:
         """The chunks of one step together; sums are added, per-example results concatenated."""
@@ -153,9 +149,9 @@ class PrivateModule(nn.Module):
 
     def ready(self) -> Compiled:
         """The latest compiled step."""
-        if self.latest is None:
+        if self.steps.latest is None:
             raise InvalidInput("nothing is compiled yet; call the module on a batch, or give dpcompile example_batch=")
-        return self.latest
+        return self.steps.latest
 
     @property
     def graph_module(self) -> fx.GraphModule:
@@ -193,13 +189,29 @@ class PrivateModule(nn.Module):
 
     def per_example_gradients(self, *batch: Any, **kwargs: Any) -> dict[str, Tensor]:
         """{name: f[B, *shape]}: every example's own gradient, unclipped (NOT private)."""
-        from dpcompile.per_example import per_example_gradients
+        flat = flatten_batch(batch, kwargs, self.batch_dim)
+        return per_example_gradients(self.program, self.trainable(), flat, self.options.backend, self.gradients)
 
-        return per_example_gradients(self.program, flatten_batch(batch, kwargs, self.batch_dim))
+    def as_module(self, loss_reduction: str = "mean", output_dim: Any = 0) -> DropIn:
+        """A drop-in for the model: `out = module(x); criterion(out, y).backward()` leaves the clipped SUM in p.grad.
+
+        loss_reduction: whether the criterion outside is a "mean" over the batch (the incoming gradient is then
+        multiplied by B) or a "sum". output_dim: the example axis of the outputs, an int or a pytree prefix. The loss
+        is outside and NOT verified: see dpcompile.drop_in. The loss given to dpcompile is not used.
+        """
+        inner = PrivateModule(self.model, cotangent_losses, self.max_grad_norm, "flat", "auto", "auto", None, None,
+                              self.options.hardware, self.options.backend, self.batch_dim)  # fmt: skip
+        inner.options, inner.microbatch = self.options, self.microbatch
+        return DropIn(self, inner, loss_reduction, output_dim)
 
     def verify(self, *batch: Any, examples: int = 4, strict: bool = False, **kwargs: Any) -> Verification:
         """Compare the step with a plain loop over a few single examples, and check independence on them."""
         return verify(self, flatten_batch(batch, kwargs, self.batch_dim), examples, strict)
+
+    def named_parameters(self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True) -> Iterator[tuple[str, nn.Parameter]]:
+        """Parameters of model and loss by the names that `grads` uses."""
+        for name, parameter in self.program.named_parameters("", recurse, remove_duplicate):
+            yield ".".join(part for part in (prefix, public_name(name)) if part), parameter
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """The model's own state_dict, without a prefix."""
@@ -208,10 +220,6 @@ class PrivateModule(nn.Module):
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Load into the model."""
         return self.model.load_state_dict(*args, **kwargs)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles leave compiled steps behind; they are made anew at the first call."""
-        return {**self.__dict__, "cache": {}, "latest": None}
 
 
 def positive(max_grad_norm: Any) -> float:
@@ -240,29 +248,6 @@ def hardware_row(name: str | None, model: nn.Module) -> Hardware:
     if name not in HARDWARE:
         raise InvalidInput(f"hardware {name!r} is not in the table; use one of {', '.join(HARDWARE)} or a Hardware row")
     return HARDWARE[name]
-
-
-def checked_mask(mask: Tensor | None, batch: Batch) -> Tensor:
-    """bool[B], all true by default."""
-    device = batch.tensors[0].device
-    if mask is None:
-        return torch.ones(batch.size, dtype=torch.bool, device=device)
-    if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != (batch.size,):
-        raise InvalidInput(f"mask must be a bool tensor of shape [{batch.size}], one entry per example")
-    return mask.to(device)
-
-
-def chunks(batch: Batch, mask: Tensor, size: int | None) -> Iterator[tuple[list[Tensor], Tensor]]:
-    """The batch in pieces of at most `size` examples."""
-    dims = [dim for _, dim in batch.layout.tensor_dims()]
-    step = size or batch.size
-    for start in range(0, batch.size, step):
-        length = min(step, batch.size - start)
-        if length == batch.size:
-            yield batch.tensors, mask
-            continue
-        pieces = [t if d is None else t.narrow(d, start, length).contiguous() for t, d in zip(batch.tensors, dims, strict=True)]
-        yield pieces, mask[start : start + length]
 
 
 def zero_gradient(parameter: nn.Parameter) -> Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
+import torch
+
 from dpcompile.analysis.example_axis import example_axis
 from dpcompile.analysis.independence import check_independence
 from dpcompile.analysis.sites import find_sites
@@ -13,13 +15,16 @@ from dpcompile.capture import capture
 from dpcompile.cost.hardware import Hardware
 from dpcompile.ir.graph import JointGraph
 from dpcompile.ir.printer import format_graph
+from dpcompile.ir.site import Site
 from dpcompile.ir.verifier import check
 from dpcompile.losses import Program
 from dpcompile.passes import PIPELINE
+from dpcompile.passes.narrow_backward import narrow_backward
 from dpcompile.passes.order import order_nodes
+from dpcompile.passes.per_example_gradients import emit_per_example_gradients
 from dpcompile.plan.plan import Plan
 from dpcompile.plan.select import Wanted, choose
-from dpcompile.runtime import Runner
+from dpcompile.runtime import GraphCall, Runner
 
 
 @dataclass(frozen=True)
@@ -74,16 +79,35 @@ class Compiled:
     notes: tuple[str, ...]
 
 
-def compile_step(program: Program, batch: Batch, options: Options) -> Compiled:
-    """Everything from the user's program to a callable, one named line per step."""
-    recorder = Recorder()
-    joint = capture(program, batch)
+def analysed(program: Program, batch: Batch, recorder: Recorder) -> tuple[JointGraph, list[Site], list[str]]:
+    """The joint graph with its examples shown independent, its sites, and the parameters without gradient path."""
+    with torch.inference_mode(False), torch.enable_grad():
+        joint = capture(program, batch)
     recorder.keep("capture", joint)
     states = example_axis(joint)
     check_independence(joint, states, program, batch)
     sites, unused = find_sites(joint, states)
-    plan = choose(sites, options.hardware, batch.size, options.strategy, options.microbatch)
     recorder.keep("analysis", joint)
+    return joint, sites, unused
+
+
+def compile_gradients(program: Program, batch: Batch, backend: str) -> GraphCall:
+    """The short way to a callable that returns every example's own gradient."""
+    recorder = Recorder()
+    joint, sites, _ = analysed(program, batch, recorder)
+    emit_per_example_gradients(joint, sites)
+    order_nodes(joint)
+    narrow_backward(joint)
+    order_nodes(joint)
+    recorder.keep("emit_per_example_gradients", joint)
+    return GraphCall(joint, program, backend)
+
+
+def compile_step(program: Program, batch: Batch, options: Options) -> Compiled:
+    """Everything from the user's program to a callable, one named line per step."""
+    recorder = Recorder()
+    joint, sites, unused = analysed(program, batch, recorder)
+    plan = choose(sites, options.hardware, batch.size, options.strategy, options.microbatch)
     for rewrite in PIPELINE:
         rewrite(joint, plan)
         order_nodes(joint)

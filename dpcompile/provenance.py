@@ -37,6 +37,8 @@ def annotated_modules(program: Program) -> Iterator[None]:
     try:
         yield
     finally:
+        while stack:  # a forward that raised left its annotations open: hooks do not follow exceptions while tracing
+            stack.pop().__exit__(None, None, None)
         for handle in handles:
             handle.remove()
 

@@ -1,8 +1,9 @@
 """From a rewritten graph to a call: which tensors go in, in eager or compiled by inductor, and what comes out.
 
-Non-finite examples cost the common case nothing: the fast graph runs, and only when a norm is not finite the step is
-run once more with those examples replaced by a finite one of the same batch and masked out, from the same state of
-the random generators. Zero times a finite value is exactly zero, so they contribute exactly nothing.
+Non-finite examples cost the common case nothing: the fast graph runs, and only when a norm is not finite (a masked
+example's too) the step is run once more with those examples replaced by a finite one of the same batch and masked
+out, from the same state of the random generators. Zero times a finite value is exactly zero, so they contribute
+exactly nothing.
 """
 
 from __future__ import annotations
@@ -38,17 +39,35 @@ class Raw:
     buffers: dict[str, Tensor]
 
 
-class Runner:
-    """Calls one rewritten graph; chooses the backend once."""
+class GraphCall:
+    """Calls one graph with the program's parameters and buffers in place; chooses the backend once."""
 
     def __init__(self, joint: JointGraph, program: Program, backend: str) -> None:
         self.joint = joint
         self.backend = resolve_backend(backend, joint, program)
-        self.random = has_random(joint)
         self.function: Callable[..., Any] = joint.module
         if self.backend == "inductor":
             self.function = torch_private.compile_inductor(joint.fakes, inlined(joint))  # type: ignore[arg-type]
         self.held = [owner_of(program, item.name) for item in joint.inputs if item.kind in ("parameter", "state")]
+
+    def outputs(self, *tensors: Tensor) -> dict[tuple[str, str], Tensor]:
+        """Outputs by kind and name for the tensors of a batch and of the step, in the order of the inputs.
+
+        The graph holds its conversions of types already, so autocast around the call must not convert once more.
+        """
+        held = [owner._parameters[name] if name in owner._parameters else owner._buffers[name] for owner, name in self.held]
+        with torch.no_grad(), without_autocast(tensors[0].device):
+            values = self.function(*(t.detach() for t in held), *tensors)  # type: ignore[union-attr]
+        named = zip(self.joint.outputs, values, strict=True)
+        return {key: tensor for key, tensor in named if tensor is not None}
+
+
+class Runner(GraphCall):
+    """Calls one rewritten step."""
+
+    def __init__(self, joint: JointGraph, program: Program, backend: str) -> None:
+        super().__init__(joint, program, backend)
+        self.random = has_random(joint)
 
     def __call__(self, tensors: Sequence[Tensor], mask: Tensor, max_grad_norm: Tensor) -> Raw:
         """Run the step on one chunk; `tensors` are the batch's, in order."""
@@ -60,11 +79,8 @@ class Runner:
 
     def run(self, tensors: Sequence[Tensor], mask: Tensor, max_grad_norm: Tensor) -> Raw:
         """One call of the graph."""
-        held = [owner._parameters[name] if name in owner._parameters else owner._buffers[name] for owner, name in self.held]
-        with torch.no_grad():
-            values = self.function(*(t.detach() for t in held), *tensors, mask, max_grad_norm)  # type: ignore[union-attr]
-        named = dict(zip(self.joint.outputs, values, strict=True))
-        gradients = {name: v for (kind, name), v in named.items() if kind == "gradient" and v is not None}
+        named = self.outputs(*tensors, mask, max_grad_norm)
+        gradients = {name: v for (kind, name), v in named.items() if kind == "gradient"}
         buffers = {name: v for (kind, name), v in named.items() if kind == "buffer"}
         first = (named[kind, ""] for kind in ("losses", "norms", "clip_factors", "nonfinite"))
         return Raw(*first, gradients, buffers)
@@ -74,15 +90,16 @@ class Runner:
         """The same step with the bad examples' data replaced by a good one's, and masked out."""
         good = torch.nonzero(~bad).flatten()
         zeros = {name: torch.zeros_like(gradient) for name, gradient in raw.gradients.items()}
+        flagged = raw.nonfinite & mask
         if len(good) == 0:
-            return Raw(raw.losses, raw.norms, torch.zeros_like(raw.clip_factors), raw.nonfinite, zeros, raw.buffers)
+            return Raw(raw.losses, raw.norms, torch.zeros_like(raw.clip_factors), flagged, zeros, raw.buffers)
         source = torch.where(bad, good[0], torch.arange(len(bad), device=bad.device))
         dims = [item.dim for item in self.joint.inputs if item.kind in ("batch", "shared")]
         replaced = [t if d is None else t.index_select(d, source) for t, d in zip(tensors, dims, strict=True)]
         with restored_rng(state, tensors[0].device):
             again = self.run(replaced, mask & ~bad, max_grad_norm)
         gradients = zeros if bool(again.nonfinite.any()) else again.gradients
-        return Raw(raw.losses, raw.norms, again.clip_factors, raw.nonfinite | again.nonfinite, gradients, raw.buffers)
+        return Raw(raw.losses, raw.norms, again.clip_factors, flagged | (again.nonfinite & mask), gradients, raw.buffers)
 
 
 def resolve_backend(backend: str, joint: JointGraph, program: nn.Module) -> str:
@@ -119,6 +136,16 @@ def owner_of(program: Program, name: str) -> tuple[nn.Module, str]:
 def in_model(program: Program, name: str) -> bool:
     """Whether the model itself has a parameter or buffer of this name."""
     return name in dict(program.model.named_parameters()) or name in dict(program.model.named_buffers())
+
+
+@contextlib.contextmanager
+def without_autocast(device: torch.device) -> Iterator[None]:
+    """No conversion of types by autocast on this device or the CPU; costs nothing where none is active."""
+    with contextlib.ExitStack() as stack:
+        for kind in {"cpu", device.type}:
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
 
 
 def rng_state(device: torch.device) -> Any:

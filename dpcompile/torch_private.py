@@ -7,6 +7,7 @@ make_fx, functional_call and the sympy symbols are public. What is not, and why 
   autograd stack-trace hooks        the only carrier of source lines from forward to backward nodes
   _inductor.compile_fx              one compilation for every batch size (torch.compile specialises and recompiles)
   _python_dispatcher                keeps the batch symbol free in im2col's fake kernel
+  TorchDispatchMode                 sees every operation of the user's own run, also those inside fused functions
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from torch._inductor.compile_fx import compile_fx
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+from torch.utils._python_dispatch import TorchDispatchMode
 
 Fakes = FakeTensorMode
 
@@ -136,3 +138,28 @@ def broadcast_prefix(prefix: Any, tree: Any) -> list[Any]:
     if leaves is None:
         raise ValueError("not a prefix of the batch")
     return list(leaves)
+
+
+class Watch(TorchDispatchMode):
+    """Call `before(operation, args)` ahead of every ATen operation that runs inside the context."""
+
+    def __init__(self, before: Callable[[Any, tuple[Any, ...]], None]) -> None:
+        super().__init__()
+        self.before = before
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.before(func, args)
+        return func(*args, **(kwargs or {}))
+
+
+def equal_draws() -> Watch:
+    """A context in which every random operation starts from the same seed.
+
+    Two programs that draw in the same shapes then draw the same numbers, in whatever order they do so.
+    """
+
+    def restart(operation: Any, args: tuple[Any, ...]) -> None:
+        if torch.Tag.nondeterministic_seeded in operation.tags:
+            torch.manual_seed(0)
+
+    return Watch(restart)

@@ -5,6 +5,8 @@ clip_factors     norms, clip factors, flags; the clip norm and the mask become i
 clipped_sums     every gradient becomes the clipped sum
 narrow_backward  ordinary parameter gradients are no longer asked for
 
+In place of the first three, `per_example_gradients` returns what they would clip and sum.
+
 After each of them the pipeline runs `order_nodes`: a stable topological order without dead code.
 """
 

@@ -38,10 +38,10 @@ def emit_clip_factors(joint: JointGraph, plan: Plan) -> None:
     rounding = emitter.call(clipping.total_squares, roundings) if roundings else None
     dtype = torch.promote_types(value(losses).dtype, torch.float32)
     outputs = {key: joint.output(*key) for key in joint.outputs if key[0] not in ("squared_norm", "rounding")}
-    outputs["losses", ""] = emitter.call(clipping.masked_losses, losses, mask)
+    outputs["losses", ""] = emitter.call(clipping.masked_losses, losses, mask, dtype)
     outputs["norms", ""] = emitter.call(clipping.norms_of, total, mask, dtype)
     outputs["clip_factors", ""] = emitter.call(clipping.flat_factors, total, rounding, limit, mask, dtype)
-    outputs["nonfinite", ""] = emitter.call(clipping.nonfinite_examples, total, mask)
+    outputs["nonfinite", ""] = emitter.call(clipping.nonfinite_examples, total)
     joint.replace_outputs(outputs)
 
 

@@ -7,7 +7,8 @@ Before                                              After (bookkeep)
 
 Sound because backward is linear in the gradient of the losses: scaling example b's loss by its factor scales all its
 intermediate gradients by the same number (Bu et al. 2023, book-keeping), so the contraction of the scaled operands
-is the sum of factor * gradient. The tail from the contraction to the parameter is linear and is copied unchanged.
+is the sum of factor * gradient. The tail from the contraction to the parameter is linear and is copied, without its
+conversions to half types.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from dpcompile.ir.site import Contraction
 from dpcompile.plan.plan import Choice, Plan
 from dpcompile.strategies import NORMS, SUMS
 from dpcompile.strategies.emitter import Emitter
+from dpcompile.strategies.tail import copied_tail
 
 
 def emit_clipped_sums(joint: JointGraph, plan: Plan) -> None:
@@ -36,7 +38,7 @@ def emit_clipped_sums(joint: JointGraph, plan: Plan) -> None:
             contraction = term.contraction
             if contraction.node not in sums:
                 sums[contraction.node] = clipped_sum(contraction, choice, factors, emitter)
-        outputs["gradient", choice.site.parameter] = copied_tail(choice, sums, joint)
+        outputs["gradient", choice.site.parameter] = copied_tail(choice.site, sums, emitter)
     joint.replace_outputs(outputs)
 
 
@@ -48,12 +50,3 @@ def clipped_sum(contraction: Contraction, choice: Choice, factors: fx.Node, emit
     emitter.anchor = emitter.joint.graph.output_node()
     return SUMS[choice.option.sum].emit(contraction, NORMS[choice.option.norm], factors, emitter)
 
-
-def copied_tail(choice: Choice, sums: dict[fx.Node, fx.Node], joint: JointGraph) -> fx.Node:
-    """The site's tail on the clipped sums, copied to the end of the graph."""
-    copies: dict[fx.Node, fx.Node] = dict(sums)
-    with joint.graph.inserting_before(joint.graph.output_node()):
-        for node in choice.site.tail:
-            copies[node] = joint.graph.node_copy(node, lambda n: copies.get(n, n))
-            copies[node].meta = dict(node.meta)
-    return copies[choice.site.gradient]

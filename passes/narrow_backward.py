@@ -20,7 +20,7 @@ from dpcompile.ir.graph import JointGraph
 from dpcompile.plan.plan import Plan
 
 
-def narrow_backward(joint: JointGraph, plan: Plan) -> None:
+def narrow_backward(joint: JointGraph, plan: Plan | None = None) -> None:
     """Clear the entries of `output_mask` whose results nobody reads."""
     joint.graph.eliminate_dead_code()
     for node in joint.graph.nodes:

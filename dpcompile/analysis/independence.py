@@ -1,16 +1,139 @@
-"""An independent check of the example-axis analysis, on numbers: perturb, remove and permute examples."""
+"""An independent check of the example-axis analysis, on numbers, for every captured graph.
+
+Rules are not trusted alone. Two things are checked on real parameters and on examples drawn from the user's batch:
+
+  the graph   no example's slice of any intermediate may move when other examples are changed, removed or permuted
+              (`lockstep`), with random draws held fixed (`draws`)
+  the model   run as the user wrote it on one example (and on two, for small models), it must agree with the graph,
+              which was traced for every batch size (`plain_run`)
+
+Numbers can deceive, so a contradiction counts only if three draws of examples show it at the same place.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from torch import fx
+import torch
+from torch import Tensor, fx
 
+from dpcompile import torch_private
+from dpcompile.analysis.draws import has_draws
+from dpcompile.analysis.examples import draw_examples, example_dims, take
+from dpcompile.analysis.lockstep import MOVED, RUNS, SINGLE, Lockstep
+from dpcompile.analysis.plain_run import (
+    Gradients, error_of_losses, errors_of_gradients, line_of_branch, run_plainly,
+)  # fmt: skip
+from dpcompile.analysis.rounding import whole_tolerance
 from dpcompile.batch import Batch
-from dpcompile.ir.graph import JointGraph
+from dpcompile.ir.axis import Batched, Constant
+from dpcompile.ir.errors import CaptureError, DPCompileError, MixedExamplesError, refusal
+from dpcompile.ir.graph import JointGraph, where
 from dpcompile.losses import Program
 from dpcompile.rules.rule import Result
 
+DRAWS = 3
+# Up to this many trainable numbers, sums over examples are checked too, and the model runs on two examples.
+SMALL = 2**20
+WAY_OUT = "keep every example's computation apart until the loss; if it is, report the operation"
+BRANCH_WAY_OUT = (
+    "remove the branch on the batch size, give squeeze() the dimension to drop, and do not index the batch by constants"
+)
+
 
 def check_independence(joint: JointGraph, states: Mapping[fx.Node, Result], program: Program, batch: Batch) -> None:
-    """Placeholder until the numeric check stands."""
+    """Raise MixedExamplesError where examples meet, CaptureError where the model is not what was captured.
+
+    Leaves random state, buffers and gradients as they were.
+    """
+    losses = joint.output("losses")
+    if losses is None or not isinstance(states.get(losses), (Batched, Constant)):
+        raise MixedExamplesError("the losses are not one per example")
+    devices = list({tensor.device.index or 0 for tensor in (*batch.tensors, *program.parameters()) if tensor.is_cuda})
+    with torch.random.fork_rng(devices=devices), torch.no_grad():
+        check = Check(joint, states, program, batch)
+        suspects: dict[fx.Node, str] | None = None
+        branch = ""
+        for attempt in range(DRAWS):
+            found, branch = check.once(attempt)
+            suspects = found if suspects is None else {n: why for n, why in found.items() if n in suspects}
+            if not suspects and not branch:
+                return
+        if suspects:
+            node = next(n for n in joint.graph.nodes if n in suspects)
+            raise mixture(node, suspects[node])
+        raise CaptureError(branch) if branch else AssertionError
+
+
+def mixture(node: fx.Node, why: str) -> MixedExamplesError:
+    """The refusal for a node at which numbers show that examples meet."""
+    fake = node.meta["val"]
+    shape = list(fake.shape) if isinstance(fake, Tensor) else ""
+    return MixedExamplesError(refusal(f"examples are mixed at {node.name} = {node.target}{shape}", where(node), why, WAY_OUT))
+
+
+class Check:
+    """What stays the same from draw to draw."""
+
+    def __init__(self, joint: JointGraph, states: Mapping[fx.Node, Result], program: Program, batch: Batch) -> None:
+        self.joint, self.states, self.program, self.batch = joint, states, program, batch
+        named = list(program.named_parameters())
+        trainable = [p.detach() for _, p in named if p.requires_grad]
+        self.held = [*trainable, *(p.detach() for _, p in named if not p.requires_grad), *program.buffers()]
+        self.small = sum(p.numel() for p in trainable) <= SMALL
+        self.random = has_draws(joint.graph.nodes)
+        fakes = [n.meta.get("val") for n in joint.graph.nodes]
+        dtypes = {fake.dtype for fake in fakes if isinstance(fake, Tensor)}
+        self.tolerance = whole_tolerance(dtypes, batch.tensors[0].device)
+
+    def once(self, attempt: int) -> tuple[dict[fx.Node, str], str]:
+        """One draw: the nodes at which examples meet with reasons, and how the model differs from the graph."""
+        dims = example_dims(self.batch)
+        examples = draw_examples(self.batch, attempt)
+        runs = [take(examples, dims, rows) for rows in RUNS]
+        leaves = [[run[i] for run in runs] if dim is not None else [leaf] * len(RUNS)
+                  for i, (leaf, dim) in enumerate(zip(examples, dims, strict=True))]  # fmt: skip
+        lockstep = Lockstep(self.joint, self.states, [[t] * len(RUNS) for t in self.held] + leaves, self.small)
+        lockstep.run()
+        if lockstep.found:
+            return lockstep.found, ""
+        for run in (SINGLE, MOVED) if self.small else (SINGLE,):
+            graph = self.replayed(runs[run]) if self.random else lockstep.outputs(run)
+            why = self.difference(graph, runs, run)
+            if why:
+                return {}, why
+        return {}, ""
+
+    def replayed(self, leaves: Sequence[Tensor]) -> list[Any]:
+        """The graph's outputs where every random operation starts from the same seed."""
+        with torch_private.equal_draws():
+            return list(self.joint.module(*self.held, *leaves))
+
+    def difference(self, graph: Sequence[Any], runs: Sequence[Sequence[Tensor]], run: int) -> str:
+        """Why the graph's outputs on one run contradict the model's; empty if they agree."""
+        size = len(RUNS[run])
+        count = "one example" if size == 1 else "two examples"
+        culprit = f"the model computes something else when the batch size is {size}"
+        try:
+            with torch_private.equal_draws() if self.random else torch.no_grad():
+                plain = run_plainly(self.program, self.batch.layout, runs[run], size)
+        except (DPCompileError, RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            return refusal(f"{culprit}: it fails", self.line(runs), f"on {count}: {reason}", BRANCH_WAY_OUT)
+        outputs = dict(zip(self.joint.outputs, graph, strict=True))
+        gradients: Gradients = {name: v for (kind, name), v in outputs.items() if kind == "gradient"}
+        errors = {"losses": error_of_losses(outputs["losses", ""], plain.losses)}
+        errors |= {f"the gradient of {n}": e for n, e in errors_of_gradients(gradients, plain.gradients).items()}
+        name, error = max(errors.items(), key=lambda item: item[1])
+        if error <= self.tolerance:
+            return ""
+        why = f"on {count}, {name} differ by {error:.1e} (relative) from the graph that was traced for every batch size"
+        return refusal(culprit, self.line(runs), why, BRANCH_WAY_OUT)
+
+    def line(self, runs: Sequence[Sequence[Tensor]]) -> str:
+        """The user's line at which one and two examples take different ways, if both run."""
+        try:
+            return line_of_branch(self.program, self.batch.layout, runs[SINGLE], runs[MOVED])
+        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):
+            return ""

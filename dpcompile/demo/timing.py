@@ -48,7 +48,7 @@ def vmap_step(task: Task, x: Tensor, y: Tensor) -> dict[str, Tensor]:
     parameters = {name: p.detach() for name, p in program.named_parameters()}
 
     def loss_of_one(values: dict[str, Tensor], one_x: Tensor, one_y: Tensor) -> Tensor:
-        return functional_call(program, values, (one_x[None], one_y[None])).squeeze(0)  # type: ignore[no-any-return]
+        return functional_call(program, values, (one_x[None], one_y[None])).squeeze(0)
 
     # vmap has no rule for the fused attention kernels and would run them one example at a time.
     with sdpa_kernel(SDPBackend.MATH):

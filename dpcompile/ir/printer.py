@@ -7,7 +7,6 @@ the package's own kernels read `dp.name`. Names are the roles of inputs and outp
 from __future__ import annotations
 
 import operator
-import re
 from typing import Any
 
 import sympy
@@ -26,7 +25,7 @@ DTYPES = {
 def type_text(fake: Any, symbol: sympy.Symbol) -> str:
     """f32[B, 5] for a tensor, (f32[B], f32[B]) for several results, i for a size."""
     if isinstance(fake, Tensor):
-        sizes = [str(size_expression(size).subs(symbol, sympy.Symbol("B"))) for size in fake.shape]
+        sizes = [str(size) if isinstance(size, int) else size_text(size, symbol) for size in fake.shape]
         return f"{DTYPES.get(fake.dtype, str(fake.dtype))}[{', '.join(sizes)}]"
     if isinstance(fake, (tuple, list)):
         return f"({', '.join(type_text(item, symbol) for item in fake)})"
@@ -56,12 +55,21 @@ def argument_text(argument: Any, names: dict[fx.Node, str]) -> str:
 
 
 def node_names(joint: JointGraph) -> dict[fx.Node, str]:
-    """Roles for placeholders, fx's own names for the rest."""
+    """Roles for placeholders, expressions for sizes, fx's own names for the rest."""
     names: dict[fx.Node, str] = {}
     inputs = iter(joint.inputs)
     for node in joint.graph.nodes:
-        names[node] = next(inputs).name if node.op == "placeholder" else node.name
+        if node.op == "placeholder":
+            names[node] = next(inputs).name
+        else:
+            names[node] = size_text(node.meta.get("val"), joint.symbol) if is_size(node) else node.name
     return names
+
+
+def size_text(size: Any, symbol: sympy.Symbol) -> str:
+    """A size by the expression that it holds."""
+    known = isinstance(size, (int, torch.SymInt))
+    return str(size_expression(size).subs(symbol, sympy.Symbol("B"))) if known else str(size)
 
 
 def node_line(node: fx.Node, names: dict[fx.Node, str], symbol: sympy.Symbol) -> str:
@@ -98,18 +106,7 @@ def format_graph(joint: JointGraph, places: bool = False) -> str:
                 lines.append(f"# {place or 'step'}  {node.meta.get('source_line', '')}".rstrip())
                 last = place
             lines.append("  " + node_line(node, names, joint.symbol))
-    sizes = {n: "B" for n in joint.graph.nodes if is_size(n)}
-    return rename_sizes("\n".join(lines), sizes)
-
-
-def rename_sizes(text: str, sizes: dict[fx.Node, str]) -> str:
-    """Size nodes by the expression that they hold."""
-    for node in sorted(sizes, key=lambda n: -len(n.name)):
-        value = node.meta.get("val")
-        expression = size_expression(value) if isinstance(value, (int, torch.SymInt)) else sympy.Symbol("?")
-        symbols = {s: sympy.Symbol("B") for s in expression.free_symbols}
-        text = re.sub(rf"\b{re.escape(node.name)}\b", str(expression.subs(symbols)), text)
-    return text
+    return "\n".join(lines)
 
 
 def output_lines(joint: JointGraph, names: dict[fx.Node, str]) -> list[str]:

@@ -40,11 +40,11 @@ def flat_factors(squared: Tensor, uncertainty: Tensor | None, max_grad_norm: Ten
     return torch.where(mask & upper.isfinite(), factors, 0.0).to(dtype)
 
 
-def nonfinite_examples(squared: Tensor, mask: Tensor) -> Tensor:
-    """bool[B]: examples whose norm is not finite."""
-    return mask & ~squared.isfinite()
+def nonfinite_examples(squared: Tensor) -> Tensor:
+    """bool[B]: examples whose norm is not finite, masked ones too: the runtime must keep them out of the sums."""
+    return ~squared.isfinite()
 
 
-def masked_losses(losses: Tensor, mask: Tensor) -> Tensor:
+def masked_losses(losses: Tensor, mask: Tensor, dtype: torch.dtype) -> Tensor:
     """f[B] with masked examples at 0."""
-    return torch.where(mask, losses, 0.0)
+    return torch.where(mask, losses, 0.0).to(dtype)

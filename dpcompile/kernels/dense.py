@@ -24,8 +24,7 @@ __all__ = [
 WORKSPACE: Final = 2**19
 """Elements of a reused workspace: 2 MiB of float32, about one core's second-level cache."""
 FRESH: Final = 2**20
-"""Elements up to which a fresh result is as fast as a reused workspace; above, page faults cost up to 3
-times."""
+"""Elements up to which a fresh result is as fast as a reused workspace; above, page faults cost up to 3x."""
 TILE: Final = 128
 """Positions per block of a Gram matrix; smaller blocks are slower in matrix products."""
 
@@ -91,8 +90,7 @@ def sqnorm_materialized_traceable(a: Tensor, g: Tensor) -> Tensor:
 
 
 def contract(a: Tensor, g: Tensor, factor: Tensor) -> Tensor:
-    """Clipped sum f[p, d] of factor[B] * g^T a by book-keeping (Bu et al. 2022): one product over all B * T
-    rows.
+    """Clipped sum f[p, d] of factor[B] * g^T a by book-keeping (Bu et al. 2022), one product over B * T rows.
 
     The narrower operand is scaled, out of place: both may be needed elsewhere, and scaling the wider one
     costs as much as the product itself when it has to be written to fresh memory.
@@ -111,18 +109,15 @@ def contract(a: Tensor, g: Tensor, factor: Tensor) -> Tensor:
 
 
 def batch_is_inner(x: Tensor) -> bool:
-    """Whether x: [B, T, w] lies in memory as [T, B, w], so that rows are flattened without a copy in that
-    order.
+    """Whether x: [B, T, w] lies in memory as [T, B, w], so that this order is flattened without a copy.
 
-    A stride that is a symbol contains the batch size. (Comparing it with a number would restrict the batch
-    size.)
+    A stride that is a symbol contains the batch size. (Comparing it with a number would restrict the size.)
     """
     return isinstance(x.stride(1), torch.SymInt) or x.stride(1) > x.stride(0) > 0
 
 
 def cross_dense(a1: Tensor, g1: Tensor, a2: Tensor, g2: Tensor) -> Tensor:
-    """Inner products f64[B] of g1^T a1 and g2^T a2: a1 f[B, T, d], g1 f[B, T, p], a2 f[B, S, d], g2 f[B, S,
-    p].
+    """Inner products f64[B] of g1^T a1 and g2^T a2, with a1, g1: f[B, T, *] and a2, g2: f[B, S, *].
 
     Through Gram matrices, with T split so that a block has few rows. At S = T = 1 this is <a1, a2> <g1, g2>.
     """

@@ -1,5 +1,4 @@
-"""Embedding sites: the gradient adds g[t] to row ids[t] for ids: int[B, T], g: f[B, T, d] and a table f[V,
-d].
+"""Embedding sites: row ids[t] of a table f[V, d] receives g[t], for ids: int[B, T] and g: f[B, T, d].
 
 Rows looked up twice by one example receive the sum of both gradients, so its norm needs sums per distinct id,
 not norms per position. Positions with `padding_idx` have no gradient; -1 means that there is none. Norms and
@@ -25,8 +24,7 @@ TRACEABLE: Final[dict[Callable[..., object], Callable[..., object]]] = {}
 
 
 def sqnorm_rows(ids: Tensor, g: Tensor, padding_idx: int = -1) -> Tensor:
-    """Squared norms f64[B]: sort the ids of each example, add up equal ones, sum squares. O(B T d) and a
-    sort.
+    """Squared norms f64[B]: sort ids per example, add up equal ones, sum squares. O(B T d) and a sort.
 
     Faster than sqnorm_rows_match from T of about 16 on (T = 512: 8 times).
     """
@@ -97,8 +95,7 @@ def cross_rows(
 
 
 def cross_rows_dense(ids: Tensor, b: Tensor, a: Tensor, g: Tensor, padding_idx: int = -1) -> Tensor:
-    """Inner products f64[B] of the table's gradient as an embedding and as a linear layer's weight (tied
-    head).
+    """Inner products f64[B] of a table's gradients as an embedding and as a tied linear head's weight.
 
     The embedding looked up ids: int[B, S] and received b: f[B, S, d]; the head has inputs a: f[B, T, d] and
     output gradients g: f[B, T, V]. The result is sum_{t,s} g[t, ids_s] <a_t, b_s>: exact, without any [V, d]

@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dpcompile.kernels.reduction import widen
+
 
 def grouped_products(a: Tensor, g: Tensor) -> Tensor:
     """a: f[B, G, T, d], g: f[B, G, T, p] to per-example gradients f[B, G, p, d]."""
-    return torch.matmul(g.transpose(2, 3), a)
+    return torch.matmul(widen(g).transpose(2, 3), widen(a))
 
 
 def sum_images(images: Tensor, outer: int, inner: int) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 
@@ -48,7 +49,7 @@ def row_sequence(g: Tensor, dim: int, outer: int, inner: int, index_rank: int) -
 
 
 def total_per_example(x: Tensor, dim: int, outer: int, inner: int, dims: tuple[int, ...], shape: tuple[int, ...]) -> Tensor:
-    """A sum over `dims` (the examples' among them) without the examples: f[B, *shape].
+    """A sum over `dims` (the examples' among them) without the examples: f[B, *shape], half types summed to float32.
 
     Dimensions before the examples' move one to the right; what is folded into the examples' dimension is summed.
     """
@@ -57,5 +58,5 @@ def total_per_example(x: Tensor, dim: int, outer: int, inner: int, dims: tuple[i
     first = examples_first(x, dim, outer, inner)
     reduced = [d + 1 for d in dims]
     sizes = math.prod(first.shape[d] for d in reduced)
-    summed = first.sum(reduced) if sizes != 1 else first
+    summed = first.sum(reduced, dtype=torch.promote_types(x.dtype, torch.float32)) if sizes != 1 else first
     return summed.reshape(first.shape[0], *shape)

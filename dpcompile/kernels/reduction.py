@@ -33,12 +33,17 @@ def sqnorm(x: Tensor) -> Tensor:
     vector_norm over a view is up to 20 times faster than pow(2).sum over several dimensions, and a conversion
     of the whole tensor to float64 is 10 times slower.
     """
-    rows = widen(x).reshape(x.shape[0], -1)
+    rows = _rows(widen(x))
     length = rows.shape[1]
     whole = length // CHUNK * CHUNK
     if whole in (0, length):
         return _sum_of_squares(rows, max(whole // CHUNK, 1))
     return _sum_of_squares(rows[:, :whole], whole // CHUNK) + _sum_of_squares(rows[:, whole:], 1)
+
+
+def _rows(x: Tensor) -> Tensor:
+    """f[B, ...] to f[B, elements]; a scalar parameter's gradients are [B], and B may be 0."""
+    return x.reshape(x.shape[0], x.shape[1:].numel())
 
 
 def _sum_of_squares(rows: Tensor, chunks: int) -> Tensor:
@@ -51,12 +56,12 @@ def weighted_sum(x: Tensor, factor: Tensor) -> Tensor:
     """Sum over examples of factor[B] * x: f[B, ...], as one matrix-vector product: f[...], float32 or
     wider."""
     x = widen(x)
-    return (factor.to(x.dtype) @ x.reshape(x.shape[0], -1)).view(x.shape[1:])
+    return (factor.to(x.dtype) @ _rows(x)).view(x.shape[1:])
 
 
 def inner(x: Tensor, y: Tensor) -> Tensor:
     """Inner products f64[B] of two materialised gradients x, y: f[B, ...] of the same shape."""
-    products = (widen(x) * widen(y)).flatten(1)
+    products = _rows(widen(x) * widen(y))
     length = products.shape[1]
     whole = length // CHUNK * CHUNK
     total = products[:, whole:].sum(1, dtype=torch.float64)

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from dpcompile.kernels.reduction import widen
+
 
 def layer_scale(g: Tensor, x: Tensor, mean: Tensor | None, rstd: Tensor) -> Tensor:
-    """f[B, T, n], f[B, T, n], f[B, T, 1], f[B, T, 1] to the scale's per-example gradient f[B, n]."""
-    centred = x if mean is None else x - mean
+    """f[B, T, n], f[B, T, n], f[B, T, 1], f[B, T, 1] to the scale's per-example gradient f[B, n], float32 or wider."""
+    g, x, rstd = widen(g), widen(x), widen(rstd)
+    centred = x if mean is None else x - widen(mean)
     return (centred * rstd * g).sum(1)
 
 
 def channel_scale(g: Tensor, x: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
-    """g, x: f[B, C, *], mean, rstd: f[B, groups] to the scale's per-example gradient f[B, C]."""
+    """g, x: f[B, C, *], mean, rstd: f[B, groups] to the scale's per-example gradient f[B, C], float32 or wider."""
+    g, x, mean, rstd = widen(g), widen(x), widen(mean), widen(rstd)
     batch, channels = x.shape[:2]
     rows_g, rows_x = g.reshape(batch, channels, -1), x.reshape(batch, channels, -1)
     repeats = channels // mean.shape[1]

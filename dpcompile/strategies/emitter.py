@@ -26,6 +26,7 @@ class Emitter:
     def __init__(self, joint: JointGraph) -> None:
         self.joint = joint
         self.anchor: fx.Node = joint.graph.output_node()
+        self.fakes: dict[Any, Any] = {}
         self.place: tuple[str, str] = ("", "")
         self.known: dict[tuple[Any, ...], fx.Node] = {
             (node.target, repr(node.args)): node for node in joint.graph.nodes if node.op == "call_function" and not node.kwargs
@@ -70,7 +71,14 @@ class Emitter:
         return node
 
     def fake(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
-        """The fake result; refuses if the call would fix the batch size."""
+        """The fake result, computed once for equal operands; refuses if the call would fix the batch size."""
+        key = (function, *map(signature, fx.node.map_arg((args, kwargs or {}), lambda node: Fake(node.meta["val"]))))
+        if key not in self.fakes:
+            self.fakes[key] = self.computed(function, args, kwargs)
+        return self.fakes[key]
+
+    def computed(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Any:
+        """The fake result of one call."""
         fakes, keywords = fx.node.map_arg((args, kwargs or {}), lambda node: node.meta["val"])
         mode = self.joint.fakes
         with torch_private.tracing_context(mode), torch.no_grad():  # type: ignore[arg-type]
@@ -110,3 +118,29 @@ def dtype_of(node: fx.Node) -> torch.dtype:
     """The dtype of a node's value."""
     fake: Tensor = value(node)
     return fake.dtype
+
+
+class Fake:
+    """The fake value of an operand, to tell it from constants in a signature."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def signature(argument: Any) -> Any:
+    """A hashable description of arguments: sizes, strides and dtypes of tensors, constants as they are."""
+    if isinstance(argument, Fake):
+        fakes = argument.value if isinstance(argument.value, (tuple, list)) else (argument.value,)
+        return tuple(describe(fake) for fake in fakes)
+    if isinstance(argument, (tuple, list)):
+        return (type(argument).__name__, *map(signature, argument))
+    if isinstance(argument, dict):
+        return tuple((key, signature(item)) for key, item in argument.items())
+    return (type(argument).__name__, argument)
+
+
+def describe(fake: Any) -> Any:
+    """What the fake result of an operation depends on, for one operand."""
+    if not isinstance(fake, Tensor):
+        return str(fake)
+    return (str(tuple(fake.shape)), str(fake.stride()), fake.dtype, fake.device, str(fake.storage_offset()))

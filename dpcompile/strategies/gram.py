@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+import sympy
 from torch import fx
 
 from dpcompile.ir.cost import BYTES, D_IN, D_OUT, GROUPS, B, Cost, T
@@ -17,8 +18,9 @@ from dpcompile.strategies.emitter import Emitter, dtype_of
 from dpcompile.strategies.scaling import scaled
 from dpcompile.strategies.strategy import NormStrategy, SquaredNorm, only
 
+BLOCKS = sympy.Min(8, sympy.ceiling(T / 128))  # symmetric: only blocks on and above the diagonal are formed
 DENSE_COST = Cost(
-    matrix_flops=2 * B * T**2 * (D_IN + D_OUT),
+    matrix_flops=2 * B * T**2 * (D_IN + D_OUT) * (BLOCKS + 1) / (2 * BLOCKS),
     other_flops=3 * B * T**2 + 2 * B * T * (D_IN + D_OUT),
     bytes_moved=BYTES * B * (2 * T * (D_IN + D_OUT) + 4 * T**2),
     fresh_bytes=2 * BYTES * B * T**2,

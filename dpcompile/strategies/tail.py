@@ -17,6 +17,7 @@ from torch import Tensor, fx
 from dpcompile.ir.graph import value
 from dpcompile.ir.site import Site
 from dpcompile.kernels.fallback import ExampleLoop, Place
+from dpcompile.kernels.reduction import widen
 from dpcompile.strategies.emitter import Emitter
 
 aten = torch.ops.aten
@@ -100,7 +101,7 @@ PLAIN = (aten.neg.default, aten.clone.default, aten._to_copy.default, aten.mul.S
 
 def lift(node: fx.Node, stacked: Mapping[fx.Node, fx.Node], emitter: Emitter) -> fx.Node | None:
     """One operation of the tail on stacked values; None when no row covers it."""
-    args = [stacked.get(a, a) if isinstance(a, fx.Node) else a for a in node.args]
+    args = [stacked[a] if a in stacked else wide(a, emitter) if isinstance(a, fx.Node) else a for a in node.args]
     first, target = args[0], node.target
     if target in BINARY and not node.kwargs:
         ranks = [rank_of(a) for a in node.args[:2]]
@@ -145,9 +146,37 @@ def through_tail(site: Site, gradients: Mapping[fx.Node, fx.Node], emitter: Emit
     """The parameter's per-example gradients f[B, *shape] from those of its contractions."""
     stacked: dict[fx.Node, fx.Node] = dict(gradients)
     for node in site.tail:
+        if narrows(node) and node.args[0] in stacked:
+            stacked[node] = stacked[node.args[0]]  # type: ignore[index]
+            continue
         lifted = lift(node, stacked, emitter)
         stacked[node] = lifted if lifted is not None else looped(node, stacked, emitter)
     return stacked[site.gradient]
+
+
+def copied_tail(site: Site, sums: Mapping[fx.Node, fx.Node], emitter: Emitter) -> fx.Node:
+    """The parameter's clipped sum from those of its contractions: the tail is linear, so it runs once, on the sums."""
+    copies: dict[fx.Node, fx.Node] = dict(sums)
+    for node in site.tail:
+        emitter.place = node.meta.get("module_path", ""), node.meta.get("source_line", "")
+        if narrows(node) and node.args[0] in copies:
+            copies[node] = copies[node.args[0]]  # type: ignore[index]
+            continue
+        args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), lambda n: copies[n] if n in copies else wide(n, emitter))
+        copies[node] = emitter.call_with(node.target, args, kwargs)  # type: ignore[arg-type]
+    return copies[site.gradient]
+
+
+def narrows(node: fx.Node) -> bool:
+    """A conversion to a half type; left out, because norms and clipped sums stay in float32 to the end."""
+    return node.target is aten._to_copy.default and node.kwargs.get("dtype") in (torch.bfloat16, torch.float16)
+
+
+def wide(node: fx.Node, emitter: Emitter) -> fx.Node:
+    """A shared operand of a tail in the type of the sums."""
+    fake = node.meta.get("val")
+    is_half = isinstance(fake, Tensor) and fake.dtype in (torch.bfloat16, torch.float16)
+    return emitter.call(widen, node) if is_half else node
 
 
 def looped(node: fx.Node, stacked: Mapping[fx.Node, fx.Node], emitter: Emitter) -> fx.Node:
@@ -158,7 +187,7 @@ def looped(node: fx.Node, stacked: Mapping[fx.Node, fx.Node], emitter: Emitter) 
     args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), lambda n: Place(places[n]))
     shape = tuple(int(size) for size in value(node).shape)
     loop = ExampleLoop(node.target, args, kwargs, None, len(batched), shape)  # type: ignore[arg-type]
-    return emitter.call(loop, *(stacked[n] for n in batched), *shared)
+    return emitter.call(loop, *(stacked[n] for n in batched), *(wide(n, emitter) for n in shared))
 
 
 def tail_elements(site: Site) -> int:

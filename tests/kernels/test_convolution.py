@@ -1,22 +1,31 @@
 """Kernels of convolution sites agree with autograd in float64, one example at a time."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor
 from torch.testing import assert_close
 
 from dpcompile.kernels import convolution, dense
 from dpcompile.kernels.convolution import Geometry
 
+CheckTraceable = Callable[[Callable[..., Any], Callable[[int], tuple[Any, ...]]], None]
+Case = tuple[Geometry, int, int, int]
 B = 3
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
 FORMS = [getattr(convolution, f"materialize_{form}") for form in ("unfold", "grouped", "grouped_traceable")]
 
 
-def geometry(dims=2, kernel=3, stride=1, padding=0, dilation=1, transposed=False, output_padding=0, groups=1):
+def geometry(
+    dims: int = 2, kernel: int = 3, stride: int = 1, padding: int = 0, dilation: int = 1,
+    transposed: bool = False, output_padding: int = 0, groups: int = 1,
+) -> Geometry:  # fmt: skip
     """The same numbers in every dimension, except that the last kernel size is one larger."""
     sizes = (kernel,) * (dims - 1) + (kernel + 1 if kernel > 1 else 1,)
-    same = [(number,) * dims for number in (stride, padding, dilation, output_padding)]
-    return Geometry(sizes, *same[:3], transposed, same[3], groups)
+    steps, pads, gaps, extra = ((number,) * dims for number in (stride, padding, dilation, output_padding))
+    return Geometry(sizes, steps, pads, gaps, transposed, extra, groups)
 
 
 CASES = {
@@ -49,20 +58,20 @@ CASES = {
 case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 
 
-def convolve(x, weight, geometry):
+def convolve(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     _, stride, padding, dilation, transposed, output_padding, groups = geometry
-    return torch.ops.aten.convolution(
-        x, weight, None, stride, padding, dilation, transposed, output_padding, groups
-    )
+    options = (stride, padding, dilation, transposed, output_padding, groups)
+    result: Tensor = torch.ops.aten.convolution(x, weight, None, *options)
+    return result
 
 
-def weight_of(case, dtype=torch.float64):
+def weight_of(case: Case, dtype: torch.dtype = torch.float64) -> Tensor:
     sizes, C, D, _ = case
     first, second = (C, D) if sizes.transposed else (D, C)
     return torch.randn(first, second // sizes.groups, *sizes.kernel, dtype=dtype)
 
 
-def operands(case, dtype=torch.float32, examples=B):
+def operands(case: Case, dtype: torch.dtype = torch.float32, examples: int = B) -> tuple[Tensor, Tensor]:
     sizes, C, _, size = case
     images = tuple(range(size, size + len(sizes.kernel)))  # no two sizes are equal
     x = torch.randn(examples, C, *images)
@@ -70,24 +79,24 @@ def operands(case, dtype=torch.float32, examples=B):
     return x.to(dtype), g.to(dtype)
 
 
-def gradients(case, x, g):
+def gradients(case: Case, x: Tensor, g: Tensor) -> Tensor:
     """f64[B, *weight shape] by autograd, one example at a time."""
     rows = []
-    for image, gradient in zip(x.double().split(1), g.double().split(1), strict=True):
+    for image, gradient in zip(x.double().unsqueeze(1), g.double().unsqueeze(1), strict=True):
         weight = weight_of(case).requires_grad_()
         rows.append(torch.autograd.grad(convolve(image, weight, case[0]), weight, gradient)[0])
     return torch.stack(rows)
 
 
-def squares(tensor):
+def squares(tensor: Tensor) -> Tensor:
     return tensor.flatten(1).square().sum(1)
 
 
-def tolerance(dtype):
+def tolerance(dtype: torch.dtype) -> float:
     return 1e-12 if dtype == torch.float64 else 1e-5
 
 
-def last(x):
+def last(x: Tensor) -> Tensor:
     """The same values in channels_last memory."""
     if x.dim() == 3:
         return x.transpose(1, 2).contiguous().transpose(1, 2)
@@ -102,7 +111,9 @@ LAYOUTS = pytest.mark.parametrize("layout", [torch.Tensor.contiguous, last], ids
 @LAYOUTS
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("form", FORMS)
-def test_materialised_gradients_are_those_of_autograd(case, layout, dtype, form):
+def test_materialised_gradients_are_those_of_autograd(
+    case: Case, layout: Callable[[Tensor], Tensor], dtype: torch.dtype, form: Callable[..., Tensor]
+) -> None:
     x, g = (layout(t) for t in operands(case, dtype))
     expected = gradients(case, x, g).to(torch.promote_types(dtype, torch.float32))
     assert_close(form(x, g, case[0]), expected, rtol=tolerance(dtype), atol=20 * tolerance(dtype))
@@ -111,7 +122,9 @@ def test_materialised_gradients_are_those_of_autograd(case, layout, dtype, form)
 @case
 @LAYOUTS
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_norms_are_those_of_autograd(case, layout, dtype):
+def test_norms_are_those_of_autograd(
+    case: Case, layout: Callable[[Tensor], Tensor], dtype: torch.dtype
+) -> None:
     x, g = (layout(t) for t in operands(case, dtype))
     expected = squares(gradients(case, x, g))
     assert_close(convolution.sqnorm_materialized(x, g, case[0]), expected, rtol=tolerance(dtype), atol=0)
@@ -128,17 +141,19 @@ def test_norms_are_those_of_autograd(case, layout, dtype):
 @case
 @LAYOUTS
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_clipped_sum_is_the_weighted_sum_of_autograd(case, layout, dtype):
+def test_clipped_sum_is_the_weighted_sum_of_autograd(
+    case: Case, layout: Callable[[Tensor], Tensor], dtype: torch.dtype
+) -> None:
     x, g = (layout(t) for t in operands(case, dtype))
     factor, wide = torch.rand(B), torch.promote_types(dtype, torch.float32)
     expected = torch.einsum("b,b...->...", factor.to(wide).double(), gradients(case, x, g)).to(wide)
-    close = {"rtol": tolerance(dtype), "atol": 20 * tolerance(dtype)}
+    close: dict[str, Any] = {"rtol": tolerance(dtype), "atol": 20 * tolerance(dtype)}
     assert_close(convolution.contract(x, g, factor, case[0]), expected, **close)
     assert_close(convolution.contract_traceable(x, g, factor, case[0]), expected, **close)
 
 
 @case
-def test_one_unfolding_serves_norm_and_clipped_sum(case):
+def test_one_unfolding_serves_norm_and_clipped_sum(case: Case) -> None:
     x, g = operands(case)
     windowed, other = (g, x) if case[0].transposed else (x, g)
     unfolded, factor = convolution.unfold(windowed, case[0]), torch.rand(B)
@@ -150,18 +165,18 @@ def test_one_unfolding_serves_norm_and_clipped_sum(case):
         assert_close(form(unfolded, other, factor, case[0]), total, rtol=1e-5, atol=2e-4)
 
 
-def test_unfolding_is_that_of_torch():
+def test_unfolding_is_that_of_torch() -> None:
     x = torch.randn(2, 3, 7, 5)
     sizes = Geometry((3, 2), (2, 1), (1, 2), (1, 2), False, (0, 0), 1)
     assert_close(convolution.unfold(x, sizes), torch.nn.functional.unfold(x, (3, 2), (1, 2), (1, 2), (2, 1)))
 
 
-def test_pointwise_unfolding_copies_nothing():
+def test_pointwise_unfolding_copies_nothing() -> None:
     x = torch.randn(2, 3, 7, 5)
     assert convolution.unfold(x, geometry(kernel=1)).data_ptr() == x.data_ptr()
 
 
-def test_norms_in_several_chunks_equal_those_in_one(monkeypatch):
+def test_norms_in_several_chunks_equal_those_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dense, "WORKSPACE", 64)
     for name in ("plain", "grouped", "transposed, grouped"):
         x, g = operands(CASES[name], examples=7)
@@ -169,7 +184,7 @@ def test_norms_in_several_chunks_equal_those_in_one(monkeypatch):
         assert_close(convolution.sqnorm_materialized(x, g, CASES[name][0]), expected, rtol=1e-5, atol=0)
 
 
-def test_geometry_is_an_argument_that_fx_can_print():
+def test_geometry_is_an_argument_that_fx_can_print() -> None:
     graph = torch.fx.Graph()
     x, sizes = graph.placeholder("x"), geometry(padding=1)
     graph.output(graph.call_function(convolution.unfold, (x, sizes)))
@@ -178,8 +193,10 @@ def test_geometry_is_an_argument_that_fx_can_print():
 
 
 @case
-def test_convolution_kernels_trace_with_a_free_batch_size(case, check_traceable):
-    def kernels(x, g, factor):
+def test_convolution_kernels_trace_with_a_free_batch_size(
+    case: Case, check_traceable: CheckTraceable
+) -> None:
+    def kernels(x: Tensor, g: Tensor, factor: Tensor) -> tuple[Any, ...]:
         sizes, traceable = case[0], convolution.TRACEABLE
         windowed, other = (g, x) if sizes.transposed else (x, g)
         unfolded = convolution.unfold(windowed, sizes)

@@ -1,0 +1,113 @@
+"""Time and memory of steps, measured so that the numbers can be compared.
+
+Time: every method runs once per round, and each round starts with another method, so a busy moment of the
+machine hits all alike; the median over the rounds counts. A step is timed from the call until its gradients
+exist; giving its result back to the allocator is not timed.
+
+Memory on a CPU: the peak of what torch's allocator hands out during one warm step, from the profiler's memory
+events, plus the tensors that a method keeps between steps. These are exact bytes and repeat from run to run.
+The high-water mark of the process (ru_maxrss) was considered and refused: the warm-up sets it, the C heap
+keeps freed memory in a way that depends on the order of calls, and imported compiler code counts as memory of
+the step. The profiler does not see the scratch pads inside oneDNN and MKL, which every method uses.
+Memory on CUDA: torch.cuda.max_memory_allocated above what was allocated before the method was made.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+Step = Callable[[], Mapping[str, Tensor]]
+
+
+def seconds_of(step: Step, threads: int, device: str) -> float:
+    """Wall-clock seconds of one step with this many threads."""
+    torch.set_num_threads(threads)
+    synchronize(device)
+    start = time.perf_counter()
+    gradients = step()
+    synchronize(device)
+    seconds = time.perf_counter() - start
+    del gradients  # after the clock has stopped
+    return seconds
+
+
+def synchronize(device: str) -> None:
+    """Wait for the device."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def interleaved(steps: Mapping[str, tuple[Step, int]], rounds: int, device: str) -> dict[str, list[float]]:
+    """Seconds of every step in every round; steps: {name: (step, threads)}."""
+    samples: dict[str, list[float]] = {name: [] for name in steps}
+    names = list(steps)
+    for number in range(rounds):
+        shift = number % len(names)
+        for name in names[shift:] + names[:shift]:
+            step, threads = steps[name]
+            samples[name].append(seconds_of(step, threads, device))
+    return samples
+
+
+def summary(samples: Sequence[float]) -> dict[str, float]:
+    """Median and quartiles in milliseconds."""
+    low, middle, high = statistics.quantiles(samples, n=4) if len(samples) > 1 else [samples[0]] * 3
+    return {"median_ms": middle * 1e3, "low_ms": low * 1e3, "high_ms": high * 1e3}
+
+
+def peak_bytes(make: Callable[[], Step], device: str) -> int:
+    """Peak memory of one warm step beyond model and batch, with what the method keeps between steps."""
+    gc.collect()
+    before = allocated_bytes(device)
+    step = make()
+    for _ in range(2):
+        step()
+    gc.collect()
+    kept = allocated_bytes(device) - before
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        gradients = step()
+        torch.cuda.synchronize()
+        del gradients
+        return torch.cuda.max_memory_allocated() - before
+    return kept + peak_of_events(step)
+
+
+def allocated_bytes(device: str) -> int:
+    """Bytes of all live tensors."""
+    if device == "cuda":
+        return torch.cuda.memory_allocated()
+    tensors = [value for value in gc.get_objects() if type(value) in (Tensor, torch.nn.Parameter)]
+    storages = {
+        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors if not t.is_sparse
+    }
+    return sum(storages.values())
+
+
+def peak_of_events(step: Step) -> int:
+    """The highest sum of allocations minus releases while a step runs, from the profiler's memory events."""
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
+        gradients = step()
+    del gradients
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "trace.json")
+        profile.export_chrome_trace(path)
+        with open(path, encoding="utf-8") as file:
+            events = json.load(file)["traceEvents"]
+    memory = sorted((e["ts"], e["args"]["Bytes"]) for e in events if e.get("name") == "[memory]")
+    peak = total = 0
+    for _, change in memory:
+        total += int(change)
+        peak = max(peak, total)
+    return peak

@@ -1,0 +1,131 @@
+"""The results as a table for the terminal and as Markdown for the README; the same rows in both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+
+from benchmarks.cases import Case
+from benchmarks.methods import AGAIN
+
+Methods = Mapping[str, Mapping[str, Any]]
+COLUMNS = ("method", "threads", "ms", "x unit", "MB", "x memory", "largest error")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method of one workload. ratio: to the unit; note: why there is no time."""
+
+    name: str
+    ratio: float | None
+    cells: tuple[str, ...]
+    note: str = ""
+
+
+def unit_of(methods: Methods) -> str:
+    """The faster of the ordinary steps, which everything is measured in."""
+    ordinary = {
+        n: m["median_ms"] for n, m in methods.items() if n.startswith("ordinary") and "median_ms" in m
+    }
+    return min((name for name in ordinary if not name.endswith(AGAIN)), key=lambda name: ordinary[name])
+
+
+def rows_of(methods: Methods) -> list[Row]:
+    """One row per method, the noise of the unit against itself among them."""
+    unit = unit_of(methods)
+    skipped = {name for name in methods if name.endswith(AGAIN) and name != unit + AGAIN}
+    memory = methods["ordinary eager"].get("bytes") if "ordinary eager" in methods else None
+    return [
+        row_of(name, m, methods[unit]["median_ms"], memory)
+        for name, m in methods.items()
+        if name not in skipped
+    ]
+
+
+def row_of(name: str, method: Mapping[str, Any], unit_ms: float, unit_bytes: int | None) -> Row:
+    """The cells of one method; memory in units of the ordinary eager step's."""
+    if "failure" in method:
+        note = method["failure"]
+        verdict = "WRONG" if "WRONG" in note else "n/a"
+        return Row(name, None, (name, "", verdict, "", "", "", ""), note)
+    ratio = method["median_ms"] / unit_ms
+    used = method.get("bytes")
+    cells = (
+        name,
+        str(method.get("threads", "")),
+        f"{method['median_ms']:.1f}",
+        f"{ratio:.2f}",
+        f"{used / 1e6:.1f}" if used is not None else "",
+        f"{used / unit_bytes:.2f}" if used is not None and unit_bytes else "",
+        f"{method['error']:.0e}" if "error" in method else "",
+    )
+    return Row(name, ratio, cells)
+
+
+def best(rows: list[Row], is_ours: bool) -> Row | None:
+    """The fastest variant of dpcompile, or the fastest correct peer."""
+    rivals = [
+        row
+        for row in rows
+        if row.ratio is not None
+        and not row.name.startswith("ordinary")
+        and row.name.startswith("dpcompile") == is_ours
+    ]
+    return min(rivals, key=lambda row: row.ratio or 0.0, default=None)
+
+
+def verdict(case: Case, rows: list[Row]) -> str:
+    """One line: where dpcompile stands against its bar and the fastest correct peer."""
+    ours, peer = best(rows, True), best(rows, False)
+    mine = f"{ours.ratio:.2f} ({ours.name})" if ours and ours.ratio is not None else "n/a"
+    other = f"{peer.ratio:.2f} ({peer.name})" if peer and peer.ratio is not None else "none measured"
+    missed = "" if ours and ours.ratio is not None and ours.ratio <= case.bar else ", MISSED"
+    return f"dpcompile {mine}; bar {case.bar:.2f}{missed}; fastest correct peer {other}"
+
+
+def rich_table(case: Case, rows: list[Row]) -> Table:
+    """One workload for the terminal."""
+    table = Table(title=case.title, caption=verdict(case, rows))
+    for column in COLUMNS:
+        table.add_column(column, justify="left" if column == "method" else "right")
+    for row in rows:
+        table.add_row(*row.cells)
+    return table
+
+
+def notes(rows: list[Row]) -> list[str]:
+    """Why methods have no time, one line each."""
+    return [f"{row.name}: {row.note}" for row in rows if row.note]
+
+
+def markdown(case: Case, rows: list[Row]) -> str:
+    """One workload as a Markdown section."""
+    lines = [
+        f"### {case.title}",
+        "",
+        "| " + " | ".join(COLUMNS) + " |",
+        "|---" + "|---:" * (len(COLUMNS) - 1) + "|",
+    ]
+    lines += ["| " + " | ".join(row.cells) + " |" for row in rows]
+    lines += ["", verdict(case, rows) + ".", *(f"- {note}" for note in notes(rows))]
+    return "\n".join(lines) + "\n"
+
+
+def markdown_overview(results: Mapping[str, list[Row]], cases: Mapping[str, Case]) -> str:
+    """All workloads, one line each."""
+    lines = ["| workload | bar | dpcompile | fastest correct peer | A/A |", "|---|---:|---:|---:|---:|"]
+    for name, rows in results.items():
+        ours, peer = best(rows, True), best(rows, False)
+        noise = next((row.ratio for row in rows if row.name.endswith(AGAIN)), None)
+        cells = [
+            cases[name].title,
+            f"{cases[name].bar:.2f}",
+            f"{ours.ratio:.2f}" if ours and ours.ratio is not None else "n/a",
+            f"{peer.ratio:.2f} {peer.name}" if peer and peer.ratio is not None else "n/a",
+            f"{noise:.2f}" if noise is not None else "",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,77 @@
+"""When two computations of one value agree up to rounding.
+
+Scales are robust on purpose: attention masks hold -1e9 or the end of the type's range, and a tolerance relative
+to the largest element would hide every mixture in such a tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+# Allowed deviation of one operation, in units of roundoff relative to |value| + its typical size. Half types round
+# once at the end (sums run in float32), so two units are already suspicious; what is suspicious is computed again
+# in float64. There is nothing wider than float64, so the sizes of its operands count there too.
+UNITS = {torch.float64: 512, torch.float32: 64, torch.float16: 1, torch.bfloat16: 1}
+SHRINKS = 1e-3  # a deviation that does not shrink by this factor in float64 is no rounding
+# Whole programs, relative to the norm of the whole gradient: rounding through all layers, kernels chosen by shape.
+WHOLE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 5e-2}
+TF32 = 5e-3  # float32 on a GPU that rounds the operands of products to ten bits
+SAMPLE = 4096
+
+
+def gap(left: Tensor, right: Tensor) -> Tensor:
+    """Absolute difference per element; 0 where both are equal or both NaN, infinite where one is not finite."""
+    if left.is_complex():
+        return gap(torch.view_as_real(left.resolve_conj()), torch.view_as_real(right.resolve_conj()))
+    if not left.is_floating_point():
+        return (left != right).double()
+    wide = torch.promote_types(left.dtype, torch.float32)
+    same = (left == right) | (left.isnan() & right.isnan())
+    return torch.where(same, 0.0, (left.to(wide) - right.to(wide)).abs()).nan_to_num(nan=torch.inf)
+
+
+def worst(pairs: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """The largest difference over pairs of tensors."""
+    return max((float(gap(a, b).max()) for a, b in pairs if a.numel()), default=0.0)
+
+
+def typical(values: Tensor) -> float:
+    """The size of the smaller ones of the elements: eight times the tenth percentile, which is sigma for a Gaussian."""
+    flat = values.detach().reshape(-1)
+    if flat.is_complex():
+        flat = torch.view_as_real(flat.resolve_conj()).reshape(-1)
+    sample = flat[:: max(1, flat.numel() // SAMPLE)].abs().double()
+    sample = sample[sample.isfinite() & (sample > 0)]
+    return float(8 * sample.kthvalue(len(sample) // 10 + 1).values) if len(sample) else 0.0
+
+
+def is_rounding(left: Tensor, right: Tensor, operands: Sequence[Tensor]) -> bool:
+    """Whether two results of one operation on equal operands differ by no more than its rounding."""
+    if not (left.is_floating_point() or left.is_complex()):
+        return False
+    if left.is_complex():
+        left, right = torch.view_as_real(left.resolve_conj()), torch.view_as_real(right.resolve_conj())
+    units = UNITS.get(left.dtype, 1) * torch.finfo(left.dtype).eps
+    scale = typical(left)
+    if left.dtype == torch.float64:
+        scale += max((typical(t) for t in operands if t.is_floating_point() or t.is_complex()), default=0.0)
+    allowed = left.abs().to(torch.promote_types(left.dtype, torch.float32)).mul_(units).add_(units * scale)
+    if bool(((left - right).abs_() <= allowed).all()):
+        return True
+    return bool((gap(left, right) <= allowed.nan_to_num_(nan=0.0)).all())  # with NaN and infinities among the values
+
+
+def is_close_in_norm(left: Tensor, right: Tensor) -> bool:
+    """Whether two tensors agree within some units of roundoff relative to their norm."""
+    scale = torch.linalg.vector_norm(left.double())
+    return bool(torch.linalg.vector_norm(gap(left, right).double()) <= 16 * torch.finfo(left.dtype).eps * scale)
+
+
+def whole_tolerance(dtypes: Iterable[torch.dtype], device: torch.device) -> float:
+    """How far two runs of a whole program that computes in these types may lie apart."""
+    found = max((WHOLE.get(dtype, WHOLE[torch.bfloat16]) for dtype in dtypes if dtype.is_floating_point), default=WHOLE[torch.float32])
+    on_tensor_cores = device.type == "cuda" and (torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32)
+    return max(found, TF32) if on_tensor_cores and found >= WHOLE[torch.float32] else found

@@ -1,0 +1,59 @@
+"""Materialise a few examples at a time into one workspace, square, reduce: O(chunk) memory, nothing kept.
+
+The norm costs one more contraction than reuse does, but neither B * P elements of memory nor T x T matrices; the sum is
+then taken by book-keeping. Worth it where p * d is large and there are many positions.
+"""
+
+from __future__ import annotations
+
+from dpcompile.ir.cost import BYTES, D_IN, D_OUT, GROUPS, PARAMETERS, B, Cost, T
+from dpcompile.ir.site import Convolution, Dense, Site
+from dpcompile.kernels import convolution, dense
+from dpcompile.strategies.emitter import Emitter
+from dpcompile.strategies.scaling import scaled
+from dpcompile.strategies.strategy import NormStrategy, SquaredNorm, only
+
+DENSE_COST = Cost(
+    matrix_flops=2 * B * GROUPS * T * D_IN * D_OUT,
+    other_flops=2 * B * PARAMETERS,
+    bytes_moved=BYTES * B * GROUPS * (T * (D_IN + D_OUT) + D_IN * D_OUT),
+    launches=4 + B / 8,
+    form="batched",
+)
+CONVOLUTION_COST = Cost(
+    matrix_flops=2 * B * GROUPS * T * D_IN * D_OUT,
+    other_flops=2 * B * PARAMETERS,
+    bytes_moved=BYTES * B * GROUPS * (3 * T * D_IN + T * D_OUT + D_IN * D_OUT),
+    launches=6 + B / 4,
+    form="batched",
+)
+
+
+def declines(site: Site) -> str | None:
+    """Plain matrix products and convolutions with one image per example."""
+    found = only(site, Dense, Convolution)
+    if isinstance(found, str):
+        return found
+    if isinstance(found, Dense):
+        return "groups of matrix products are materialised" if found.groups != 1 else None
+    assert isinstance(found, Convolution)
+    return "several images per example are folded into the convolution's batch" if found.x.folded != 1 else None
+
+
+def cost(site: Site) -> Cost:
+    """One more contraction, no memory."""
+    return DENSE_COST if isinstance(site.terms[0].contraction, Dense) else CONVOLUTION_COST
+
+
+def emit(site: Site, emitter: Emitter) -> SquaredNorm:
+    """The kernel that loops over chunks of examples."""
+    contraction = site.terms[0].contraction
+    if isinstance(contraction, Dense):
+        squared = emitter.call(dense.sqnorm_materialized, emitter.rows(contraction.a), emitter.rows(contraction.g))
+    else:
+        assert isinstance(contraction, Convolution)
+        squared = emitter.call(convolution.sqnorm_materialized, contraction.x.node, contraction.g.node, contraction.geometry)
+    return SquaredNorm(scaled(emitter, squared, site.terms[0].scale))
+
+
+FUSED = NormStrategy("fused", "Lee & Kifer 2021, one layer at a time", declines, cost, emit)

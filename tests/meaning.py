@@ -1,0 +1,358 @@
+"""What a state means, decided by running the real operation in float64 on real examples.
+
+A sample is one call of an operation with operands whose states are given. It is run on several little batches: each
+example alone, all three, with one of them replaced, with one removed, and in another order. An output then truly is
+
+    Batched(dim, outer, inner)   if in every batch an example's block equals what the example gives alone
+    Uniform(...)                 if moreover all blocks are equal
+    Shared                       if it is the same for every batch
+    Summed                       if for every batch it is the sum of what its examples give alone
+    Constant(value)              if all its elements equal one number, the same for every batch
+    Position(dim)                if it counts the examples along dim
+
+What a rule claims must be among what is true. Where something is true, a rule may refuse only if the sample says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from dpcompile import torch_private
+from dpcompile.analysis.example_axis import check_shapes, state_of
+from dpcompile.ir.axis import (
+    BATCH_SIZE, SHARED, SUMMED, Batched, BatchSize, Constant, Mixes, Position, Shared, State, Summed, Uniform,
+)  # fmt: skip
+from dpcompile.ir.errors import DPCompileError
+from dpcompile.rules.rule import Result, Rule, Use
+
+N = None
+"""Stands for the example axis in the shape of an operand: its size is outer * B * inner."""
+HINT = 23
+ALONE = ((0,), (1,), (2,), (7,))
+BATCHES = ((0, 1, 2), (0, 7, 2), (2, 0, 1), (0, 2))
+FAILURES = (RuntimeError, IndexError, ValueError)
+Draw = Callable[[torch.Generator, Sequence[int]], Tensor]
+REFUSED = "refused"
+
+
+def normal(generator: torch.Generator, shape: Sequence[int]) -> Tensor:
+    """Floating-point numbers."""
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def positive(generator: torch.Generator, shape: Sequence[int]) -> Tensor:
+    """Numbers between 0.1 and 0.9."""
+    return 0.1 + 0.8 * torch.rand(*shape, generator=generator, dtype=torch.float64)
+
+
+def zero_or_one(generator: torch.Generator, shape: Sequence[int]) -> Tensor:
+    """Probabilities that leave nothing to chance."""
+    return torch.randint(0, 2, tuple(shape), generator=generator).double()
+
+
+def booleans(generator: torch.Generator, shape: Sequence[int]) -> Tensor:
+    """True and false."""
+    return torch.randint(0, 2, tuple(shape), generator=generator).bool()
+
+
+def complexes(generator: torch.Generator, shape: Sequence[int]) -> Tensor:
+    """Complex numbers."""
+    return torch.randn(*shape, generator=generator, dtype=torch.complex128)
+
+
+def integers(high: int) -> Draw:
+    """Integers from 0 to high - 1."""
+    return lambda generator, shape: torch.randint(0, high, tuple(shape), generator=generator)
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A tensor operand with its state; `shape` holds the sizes, N where the examples lie."""
+
+    state: State
+    shape: tuple[int | None, ...]
+    draw: Draw = normal
+
+    def sizes(self, batch: Any) -> list[Any]:
+        """The sizes for a number (or symbol) of examples."""
+        folded = getattr(self.state, "outer", 1) * getattr(self.state, "inner", 1)
+        return [folded * batch if size is None else size for size in self.shape]
+
+    def value(self, place: int, examples: Sequence[int]) -> Tensor:
+        """The operand for these examples; `place` makes operands differ."""
+        match self.state:
+            case Constant(value=number):
+                dtype = self.draw(torch.Generator(), (1,)).dtype
+                return torch.full(self.sizes(len(examples)), number, dtype=dtype)
+            case Position(dim=dim):
+                counted = torch.arange(len(examples))
+                shape = [-1 if axis == dim else 1 for axis in range(len(self.shape))]
+                return counted.view(shape).expand(self.sizes(len(examples))).contiguous()
+            case Batched() | Uniform():
+                return self.laid_out(place, examples)
+            case Summed():
+                return sum((self.drawn(place, number) for number in examples), torch.zeros(()))
+            case _:
+                return self.drawn(place, 0)
+
+    def laid_out(self, place: int, examples: Sequence[int]) -> Tensor:
+        """Every example's own block between `outer` and `inner`."""
+        state = self.state
+        assert isinstance(state, (Batched, Uniform))
+        uniform = isinstance(state, Uniform)
+        blocks = [self.drawn(place, 0 if uniform else number) for number in examples]
+        split = [b.unflatten(state.dim, (state.outer, 1, state.inner)) for b in blocks]
+        return torch.cat(split, state.dim + 1).flatten(state.dim, state.dim + 2).contiguous()
+
+    def drawn(self, place: int, number: int) -> Tensor:
+        """The part of one example."""
+        generator = torch.Generator().manual_seed(1000 * place + number)
+        return self.draw(generator, self.sizes(1))
+
+
+@dataclass(frozen=True)
+class Size:
+    """A number computed from the batch size."""
+
+    of: Callable[[Any], Any] = lambda batch: batch
+
+
+def batched(*shape: int | None, outer: int = 1, inner: int = 1, draw: Draw = normal) -> Operand:
+    """An operand that differs from example to example."""
+    return Operand(Batched(shape.index(N), outer, inner), shape, draw)
+
+
+def uniform(*shape: int | None, outer: int = 1, inner: int = 1, draw: Draw = normal) -> Operand:
+    """An operand with equal values for all examples."""
+    return Operand(Uniform(shape.index(N), outer, inner), shape, draw)
+
+
+def shared(*shape: int, draw: Draw = normal) -> Operand:
+    """An operand without examples."""
+    return Operand(SHARED, shape, draw)
+
+
+def summed(*shape: int, draw: Draw = normal) -> Operand:
+    """A sum over examples."""
+    return Operand(SUMMED, shape, draw)
+
+
+def constant(number: float, *shape: int | None, draw: Draw = normal) -> Operand:
+    """One number everywhere."""
+    return Operand(Constant(number), shape, draw)
+
+
+def position(*shape: int | None) -> Operand:
+    """The index of the example."""
+    return Operand(Position(shape.index(N)), shape, integers(1))
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One call. cautious: the rule may refuse although a state would be true. must: it may not, whatever the operands.
+
+    run: what the operation means, where it cannot be run here. drawn: it draws random numbers, so that only a claim
+    of equal values can be wrong.
+    """
+
+    op: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    cautious: bool = False
+    must: bool = False
+    run: Callable[..., Any] | None = None
+    drawn: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.op}({', '.join([describe(a) for a in self.args] + [f'{k}={describe(v)}' for k, v in self.kwargs.items()])})"
+
+    def operands(self) -> list[Operand | Size]:
+        """All tensor operands and sizes, in order."""
+        found: list[Operand | Size] = []
+        fx.node.map_aggregate((self.args, self.kwargs), lambda a: found.append(a) if isinstance(a, (Operand, Size)) else a)
+        return found
+
+    def allows_refusal(self) -> bool:
+        """Whether a refusal needs no reason: said so, or operands that have no business in a layer."""
+        odd = (Summed, Constant, Position, BatchSize)
+        return not self.must and (self.cautious or any(isinstance(o, Size) or isinstance(o.state, odd) for o in self.operands()))
+
+
+def call(op: Any, *args: Any, cautious: bool = False, must: bool = False, run: Callable[..., Any] | None = None,
+         drawn: bool = False, **kwargs: Any) -> Sample:  # fmt: skip
+    """A sample, written like the call itself."""
+    return Sample(op, args, kwargs, cautious, must, run, drawn)
+
+
+def describe(argument: Any) -> str:
+    """An operand by its state and shape."""
+    if isinstance(argument, Operand):
+        sizes = ", ".join("B" if size is None else str(size) for size in argument.shape)
+        return f"{argument.state}[{sizes}]"
+    if isinstance(argument, (list, tuple)):
+        return f"[{', '.join(map(describe, argument))}]"
+    return "size" if isinstance(argument, Size) else str(argument)
+
+
+# -- what is true ---------------------------------------------------------------------------------------------
+
+
+Runs = dict[tuple[int, ...], list[Any]]
+
+
+@cache
+def runs(sample: Sample) -> Runs:
+    """The results of the call on every little batch, as lists; empty where the operation fails."""
+    return {examples: results(sample, examples) for examples in (*ALONE, *BATCHES)}
+
+
+def results(sample: Sample, examples: Sequence[int]) -> list[Any]:
+    """The results on one batch."""
+    places = {id(operand): place for place, operand in enumerate(sample.operands())}
+
+    def value(argument: Any) -> Any:
+        if isinstance(argument, Operand):
+            return argument.value(places[id(argument)], examples)
+        return argument.of(len(examples)) if isinstance(argument, Size) else argument
+
+    args, kwargs = fx.node.map_aggregate((sample.args, sample.kwargs), value)
+    torch.manual_seed(0)
+    try:
+        found = (sample.run or sample.op)(*args, **kwargs)
+    except FAILURES:
+        return []
+    return list(found) if isinstance(found, (tuple, list)) else [found]
+
+
+def holds(sample: Sample, state: State, index: int) -> bool:
+    """Whether this state is true of one result of the call."""
+    found = runs(sample)
+    if not all(found.values()):
+        return False
+    values = {examples: outputs[index] for examples, outputs in found.items()}
+    if not isinstance(values[ALONE[0]], Tensor):
+        return isinstance(state, BatchSize) or all(v == values[ALONE[0]] for v in values.values())
+    if sample.drawn and isinstance(state, Batched):
+        return True
+    try:
+        return all(equal(left, right) for left, right in pairs(state, values))
+    except FAILURES:
+        return False
+
+
+def pairs(state: State, values: dict[tuple[int, ...], Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Tensors that are equal if the state is true."""
+    first = values[ALONE[0]]
+    for examples, value in values.items():
+        match state:
+            case Batched() | Uniform():
+                split = value.unflatten(state.dim, (state.outer, len(examples), state.inner))
+                for place, number in enumerate(examples):
+                    alone = values[(0,) if isinstance(state, Uniform) else (number,)]
+                    yield split.select(state.dim + 1, place), alone.unflatten(state.dim, (state.outer, state.inner))
+            case Summed():
+                yield value, torch.stack([values[number,] for number in examples]).sum(0)
+            case Constant(value=number):
+                told = first.reshape(-1)[0] if math.isnan(number) else torch.full((), number, dtype=first.dtype)
+                yield value, told.expand(value.shape)
+            case Position(dim=dim):
+                counted = torch.arange(len(examples), dtype=value.dtype)
+                yield value.movedim(dim, -1), counted.expand(value.movedim(dim, -1).shape)
+            case _:
+                yield value, first
+
+
+def equal(left: Tensor, right: Tensor) -> bool:
+    """Equal up to rounding in float64."""
+    if left.shape != right.shape or left.dtype != right.dtype and left.dtype.is_floating_point:
+        return False
+    if not (left.is_floating_point() or left.is_complex()):
+        return bool((left == right).all())
+    return bool(torch.allclose(left, right, rtol=1e-9, atol=1e-10, equal_nan=True))
+
+
+@cache
+def has_truth(sample: Sample) -> bool:
+    """Whether some state is true of every result."""
+    found = runs(sample)
+    if not all(found.values()):
+        return False
+    return all(any(holds(sample, state, i) for state in candidates(found, i)) for i in range(len(found[ALONE[0]])))
+
+
+def candidates(found: Runs, index: int) -> Iterator[State]:
+    """Every state whose layout fits the sizes of a result."""
+    yield from (SHARED, SUMMED, Constant(math.nan), BATCH_SIZE)
+    one, three = found[ALONE[0]][index], found[BATCHES[0]][index]
+    if not isinstance(one, Tensor):
+        return
+    for dim, (size, larger) in enumerate(zip(one.shape, three.shape, strict=True)):
+        if larger == 3 * size and size > 0:
+            yield from (Batched(dim, k, size // k) for k in range(1, size + 1) if size % k == 0)
+            yield Position(dim)
+
+
+# -- what a rule says -----------------------------------------------------------------------------------------
+
+
+@cache
+def use_of(sample: Sample) -> Use:
+    """The call as a rule sees it: fake operands with a symbolic batch size."""
+    mode, graph, states = torch_private.new_fakes(), fx.Graph(), {}
+    batch = torch_private.fake(mode, torch.empty(HINT), 0, HINT).shape[0]
+
+    def node(argument: Any) -> Any:
+        if not isinstance(argument, (Operand, Size)):
+            return argument
+        made = graph.placeholder(f"operand_{len(states)}")
+        if isinstance(argument, Size):
+            made.meta["val"], states[made] = argument.of(batch), BATCH_SIZE
+            return made
+        dtype = argument.value(0, (0,)).dtype
+        made.meta["val"], states[made] = torch.empty(argument.sizes(batch), dtype=dtype), argument.state
+        return made
+
+    with torch_private.tracing_context(mode):
+        known: dict[int, Any] = {}
+        args, kwargs = fx.node.map_aggregate(
+            (sample.args, sample.kwargs), lambda a: known.setdefault(id(a), node(a)) if isinstance(a, (Operand, Size)) else a
+        )
+        made = graph.call_function(sample.op, args, kwargs)
+        fakes = fx.node.map_arg((args, kwargs), lambda n: n.meta["val"])
+        made.meta["val"] = sample.op(*fakes[0], **fakes[1])
+    assert not torch_private.specialised(mode), f"{sample} fixes the batch size"
+    return Use(made, states, batch.node.expr)
+
+
+def claim(sample: Sample, rule: Rule | None = None) -> Result | str:
+    """What the compiler says of the call, or REFUSED; with another rule in place of the operation's own."""
+    use = use_of(sample)
+    try:
+        if rule is None:
+            return state_of(use)
+        said = rule(use)
+        check_shapes(use, said)
+    except (DPCompileError, Mixes):
+        return REFUSED
+    return said
+
+
+def verdict(sample: Sample, said: Result | str) -> str:
+    """Why what was said is wrong; empty if it is right."""
+    if said == REFUSED:
+        return f"{sample} is refused without need" if has_truth(sample) and not sample.allows_refusal() else ""
+    found = said if isinstance(said, tuple) else (said,)
+    for index, state in enumerate(found):
+        values = [outputs[index] if outputs else None for outputs in runs(sample).values()]
+        if values[0] is None and all(runs(sample).values()):
+            continue  # a result that was not asked for
+        if not holds(sample, state, index):
+            return f"{sample} is said to be {', '.join(map(str, found))}, which is not true of result {index}"
+    return ""
