@@ -38,8 +38,8 @@ lint: $(VENV)/.test-installed
 # The pinned torch is named on the command line, and first: nothing else may pull another build of it.
 $(VENV)/.%-installed: pyproject.toml constraints.txt | $(RUN)
 	@echo "installing $(TORCH) and the '$*' dependencies into $(VENV) (minutes the first time)"
-	@$(RUN) -m pip install -q --disable-pip-version-check "$(TORCH)" -c constraints.txt
-	@$(RUN) -m pip install -q --disable-pip-version-check "$(TORCH)" -c constraints.txt -e ".[$*]"
+	@$(RUN) -m pip install -qq --disable-pip-version-check "$(TORCH)" -c constraints.txt
+	@$(RUN) -m pip install -qq --disable-pip-version-check "$(TORCH)" -c constraints.txt -e ".[$*]"
 	@touch $@
 
 $(RUN):

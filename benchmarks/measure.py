@@ -87,10 +87,16 @@ def allocated_bytes(device: str) -> int:
     if device == "cuda":
         return torch.cuda.memory_allocated()
     tensors = [value for value in gc.get_objects() if type(value) in (Tensor, torch.nn.Parameter)]
-    storages = {
-        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors if not t.is_sparse
-    }
-    return sum(storages.values())
+    return sum(dict(map(storage_of, tensors)).values())
+
+
+def storage_of(tensor: Tensor) -> tuple[int, int]:
+    """Address and bytes of a tensor's memory; wrappers of functorch own none."""
+    try:
+        storage = tensor.untyped_storage()
+    except NotImplementedError:
+        return 0, 0
+    return storage.data_ptr(), storage.nbytes()
 
 
 def peak_of_events(step: Step) -> int:

@@ -125,8 +125,9 @@ def take_per_example(parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor
     """Per-example gradients f[B, *shape], removed from the parameters so that the next step starts afresh."""
     gradients = {}
     for name, parameter in parameters.items():
-        gradients[name] = vars(parameter).pop("grad_sample")
-        parameter.grad = None
+        holder: Any = parameter  # the libraries hang their result on the parameter
+        gradients[name] = holder.grad_sample
+        holder.grad_sample = holder.grad = None
     return gradients
 
 

@@ -17,11 +17,15 @@ COLUMNS = ("method", "threads", "ms", "x unit", "MB", "x memory", "largest error
 
 @dataclass(frozen=True)
 class Row:
-    """One method of one workload. ratio: to the unit; note: why there is no time."""
+    """One method of one workload. ratio, memory: time and peak memory in units of the ordinary step's.
+
+    note: why there is no time.
+    """
 
     name: str
     ratio: float | None
     cells: tuple[str, ...]
+    memory: float | None = None
     note: str = ""
 
 
@@ -50,19 +54,20 @@ def row_of(name: str, method: Mapping[str, Any], unit_ms: float, unit_bytes: int
     if "failure" in method:
         note = method["failure"]
         verdict = "WRONG" if "WRONG" in note else "n/a"
-        return Row(name, None, (name, "", verdict, "", "", "", ""), note)
+        return Row(name, None, (name, "", verdict, "", "", "", ""), note=note)
     ratio = method["median_ms"] / unit_ms
     used = method.get("bytes")
+    memory = used / unit_bytes if used is not None and unit_bytes else None
     cells = (
         name,
         str(method.get("threads", "")),
         f"{method['median_ms']:.1f}",
         f"{ratio:.2f}",
         f"{used / 1e6:.1f}" if used is not None else "",
-        f"{used / unit_bytes:.2f}" if used is not None and unit_bytes else "",
+        f"{memory:.2f}" if memory is not None else "",
         f"{method['error']:.0e}" if "error" in method else "",
     )
-    return Row(name, ratio, cells)
+    return Row(name, ratio, cells, memory)
 
 
 def best(rows: list[Row], is_ours: bool) -> Row | None:
@@ -83,7 +88,11 @@ def verdict(case: Case, rows: list[Row]) -> str:
     mine = f"{ours.ratio:.2f} ({ours.name})" if ours and ours.ratio is not None else "n/a"
     other = f"{peer.ratio:.2f} ({peer.name})" if peer and peer.ratio is not None else "none measured"
     missed = "" if ours and ours.ratio is not None and ours.ratio <= case.bar else ", MISSED"
-    return f"dpcompile {mine}; bar {case.bar:.2f}{missed}; fastest correct peer {other}"
+    line = f"dpcompile {mine}; bar {case.bar:.2f}{missed}; fastest correct peer {other}"
+    if case.memory_bar is None or ours is None or ours.memory is None:
+        return line
+    above = "" if ours.memory <= case.memory_bar else ", MISSED"
+    return f"{line}; memory {ours.memory:.2f}, bar {case.memory_bar:.2f}{above}"
 
 
 def rich_table(case: Case, rows: list[Row]) -> Table:

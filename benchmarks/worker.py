@@ -78,7 +78,7 @@ def measure_time(case: Case, options: Options) -> dict[str, Any]:
 def prepare(
     case: Case, name: str, reference: Reference, options: Options, result: dict[str, Any]
 ) -> tuple[Step, int]:
-    """Make a step per thread count, check each, and keep the faster; generated code fixes its thread count."""
+    """Make and check a step per thread count and keep the faster; generated code fixes its thread count."""
     tried: list[tuple[float, int, Step]] = []
     method = METHODS[name]
     for threads in options.threads:

@@ -107,10 +107,11 @@ class Differentiated(nn.Module):
         losses = check_losses(self.program(*args, **kwargs), self.size)
         torch_private.keep_provenance(losses)
         ones = torch.ones_like(losses)
-        if not self.reentrant:
-            return (losses.detach(), *torch.autograd.grad(losses, self.differentiated, ones, allow_unused=True))
-        losses.backward(ones)  # reentrant checkpoints refuse autograd.grad
-        return (losses.detach(), *(parameter.grad for parameter in self.differentiated))
+        with torch.autocast(losses.device.type, enabled=False):  # as torch advises: backward follows forward's types
+            if not self.reentrant:
+                return (losses.detach(), *torch.autograd.grad(losses, self.differentiated, ones, allow_unused=True))
+            losses.backward(ones)  # reentrant checkpoints refuse autograd.grad
+            return (losses.detach(), *(parameter.grad for parameter in self.differentiated))
 
 
 class DenseGradients(TorchFunctionMode):
@@ -175,7 +176,7 @@ def user_line(error: BaseException) -> str:
 
 def is_mutation(node: fx.Node) -> bool:
     """Whether a node writes to one of its inputs."""
-    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+    return isinstance(node.target, torch_private.OpOverload) and node.target._schema.is_mutable
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ make_fx, functional_call and the sympy symbols are public. What is not, and why 
   fx.experimental._config           `backed_size_oblivious`: a branch on B == 1 must leave a guard
   compiler._is_compiling_flag       transformers branches on mask data unless it believes it is compiled
   autograd stack-trace hooks        the only carrier of source lines from forward to backward nodes
+  _ops.OpOverload                   the type of a node's ATen operation, with schema and tags
   _inductor.compile_fx              one compilation for every batch size (torch.compile specialises and recompiles)
   _python_dispatcher                keeps the batch symbol free in im2col's fake kernel
   TorchDispatchMode                 sees every operation of the user's own run, also those inside fused functions
@@ -32,6 +33,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 from torch.utils._python_dispatch import TorchDispatchMode
 
 Fakes = FakeTensorMode
+OpOverload = torch._ops.OpOverload
 
 
 def new_fakes() -> FakeTensorMode:

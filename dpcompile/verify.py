@@ -1,18 +1,267 @@
-"""Compare a compiled step with the plain loop over single examples."""
+"""Compare a compiled step with the plain loop over single examples, and check that examples are independent.
+
+The loop is the user's own program, one example at a time, by ordinary autograd: in a float64 copy where the model can
+be copied and runs in float64, else in its own types. The step runs as configured, chunks and backend included.
+
+Models that draw random numbers cannot draw the same numbers for a batch and for its examples one by one. For them
+step and loop both take one example at a time, every random operation starting from the same seed, so that both see
+the same masks; inductor draws by a generator of its own, so the same graph runs in eager. Examples together are then
+judged on the captured graph alone, with every example's draws held fixed.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+import copy
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
+
+import torch
+from torch import Tensor
+
+from dpcompile import torch_private
+from dpcompile.analysis.draws import has_draws
+from dpcompile.analysis.example_axis import example_axis
+from dpcompile.analysis.examples import draw_examples, example_dims, take
+from dpcompile.analysis.independence import DRAWS, check_independence
+from dpcompile.analysis.lockstep import COPIES, RUNS
+from dpcompile.analysis.plain_run import deviation, error_of_losses, finite, norm, run_plainly
+from dpcompile.analysis.rounding import whole_tolerance
+from dpcompile.batch import Batch
+from dpcompile.capture import capture
+from dpcompile.ir.errors import DPCompileError, InvalidInput, VerificationError
+from dpcompile.losses import Program
+from dpcompile.runtime import Runner
+from dpcompile.step import Step
+
+SHOWN = 6  # parameters in the printed table
 
 
 @dataclass(frozen=True)
 class Verification:
-    """Result of a comparison."""
+    """Result of a comparison; all errors are relative, and `ok` says that none is above `tolerance`.
+
+    losses: largest error of a loss, relative to the larger of 1 and the loss. norms: largest error of a norm, relative
+    to the largest norm. gradients: per parameter, the norm of the error of the clipped sum, relative to the largest
+    clipped gradient over all parameters. independence: None if it holds, else what contradicts it. examples: how many
+    were compared. reference: what the loop ran on. notes: what could be compared in part only, and why.
+    """
 
     ok: bool
+    losses: float
+    norms: float
+    gradients: dict[str, float]
+    independence: str | None
+    examples: int
+    tolerance: float
+    reference: str
+    notes: tuple[str, ...] = ()
+
+    def worst(self) -> tuple[str, float]:
+        """The parameter with the largest error."""
+        return max(self.gradients.items(), key=lambda item: item[1], default=("", 0.0))
+
+    def __str__(self) -> str:
+        word = "agrees" if self.ok else "DISAGREES"
+        lines = [f"the compiled step {word} with a loop over {self.examples} examples ({self.reference})"]
+        lines += [f"  {name:<32} {error:.1e}" for name, error in (("losses", self.losses), ("norms", self.norms))]
+        ordered = sorted(self.gradients.items(), key=lambda item: -item[1])
+        lines += [f"  {'sum of ' + name:<32} {error:.1e}" for name, error in ordered[:SHOWN]]
+        if len(ordered) > SHOWN:
+            lines.append(f"  {f'{len(ordered) - SHOWN} more parameters':<32} at most {ordered[SHOWN][1]:.1e}")
+        lines.append(f"  {'tolerance':<32} {self.tolerance:.1e}")
+        lines.append(f"  examples are independent: {'yes' if self.independence is None else self.independence}")
+        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
 
-def verify(private: Any, batch: Any, examples: int, strict: bool) -> Verification:
-    """Stub."""
-    return Verification(True)
+def verify(private: Any, batch: Batch, examples: int, strict: bool) -> Verification:
+    """Verify a private module on the first few examples of a batch.
+
+    Leaves p.grad, buffers, module attributes and random state as they were. Raises VerificationError if `strict` and
+    something is off; refusals of compilation come as usual.
+    """
+    if examples < 1:
+        raise InvalidInput(f"examples must be at least 1, got {examples}")
+    count = min(examples, batch.size)
+    devices = list({t.device.index or 0 for t in (*batch.tensors, *private.program.parameters()) if t.is_cuda})
+    with torch.random.fork_rng(devices=devices), kept_buffers(private.program), torch.inference_mode(False):
+        result = Comparison(private, batch, count).result()
+    if strict and not result.ok:
+        name, error = result.worst()
+        raise VerificationError(f"the worst parameter is {name}, off by {error:.1e}\n{result}")
+    return result
+
+
+@contextlib.contextmanager
+def kept_buffers(program: Program) -> Iterator[None]:
+    """Put the buffers' values back: a step may update those that do not depend on the batch."""
+    kept = [(buffer, buffer.detach().clone()) for buffer in program.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, start in kept:
+                buffer.copy_(start)
+
+
+@dataclass(frozen=True)
+class Loop:
+    """What the loop finds: losses and norms f[n], and the clipped sums in float64 with their natural scale."""
+
+    losses: Tensor
+    norms: Tensor
+    sums: Mapping[str, Tensor]
+    scale: float
+
+
+def loop(program: Program, batch: Batch, limit: float) -> Loop:
+    """One example at a time; factor min(1, C / norm), and 0 where the norm is not finite."""
+    losses, norms, sums, scale = [], [], {}, 0.0
+    for leaves in singles(batch):
+        plain = run_plainly(program, batch.layout, leaves, 1)
+        gradients = {name: g for name, g in plain.gradients.items() if g is not None}
+        whole = math.hypot(*(float(torch.linalg.vector_norm(g.to(wide(g.dtype)))) for g in gradients.values()))
+        factor = (min(1.0, limit / whole) if whole > 0 else 1.0) if math.isfinite(whole) else 0.0
+        losses.append(plain.losses)
+        norms.append(whole)
+        if factor > 0:
+            scale = max(scale, factor * whole)
+            for name, gradient in gradients.items():
+                part = gradient.to(wide(gradient.dtype)) * factor
+                sums[name] = sums[name] + part if name in sums else part
+    return Loop(torch.cat(losses), torch.tensor(norms, dtype=torch.float64), sums, scale)
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The type in float64 precision."""
+    return torch.complex128 if dtype.is_complex else torch.float64
+
+
+def singles(batch: Batch) -> list[list[Tensor]]:
+    """Every example of a batch as a batch of one."""
+    return [take(batch.tensors, example_dims(batch), [row]) for row in range(batch.size)]
+
+
+def as_batch(batch: Batch, tensors: Sequence[Tensor], size: int) -> Batch:
+    """The same layout with other examples."""
+    return Batch(batch.layout, list(tensors), size, batch.key)
+
+
+def in_float64(program: Program, batch: Batch) -> tuple[Program, Batch]:
+    """A float64 copy of the program, and the batch for it."""
+    doubled = copy.deepcopy(program).double()
+    return doubled, as_batch(batch, [t.double() if t.is_floating_point() else t for t in batch.tensors], batch.size)
+
+
+class Comparison:
+    """One verification."""
+
+    def __init__(self, private: Any, batch: Batch, count: int) -> None:
+        self.private, self.program = private, private.program
+        self.batch = as_batch(batch, take(batch.tensors, example_dims(batch), range(count)), count)
+        self.limit = float(private.max_grad_norm)
+        self.notes: list[str] = []
+        if count:
+            self.compiled = private.compiled(batch)
+            nodes = self.compiled.joint.graph.nodes
+            self.random = has_draws(nodes)
+            self.dtypes = {n.meta["val"].dtype for n in nodes if isinstance(n.meta.get("val"), Tensor)}
+            self.tolerance = whole_tolerance(self.dtypes, batch.tensors[0].device)
+
+    def result(self) -> Verification:
+        """Step against loop, then the step against itself on other batches."""
+        if self.batch.size == 0:
+            return Verification(True, 0.0, 0.0, {}, None, 0, 0.0, "an empty batch, nothing to compare")
+        step = self.one_by_one() if self.random else self.run(self.batch)
+        found = self.against_loop(step)
+        independence = self.mixture_in_graph() if self.random else self.mixture_in_step()
+        return replace(found, ok=found.ok and independence is None, independence=independence)
+
+    def run(self, batch: Batch) -> Step:
+        """The step as the user configured it; buffers start from the same values every time."""
+        mask = torch.ones(batch.size, dtype=torch.bool, device=batch.tensors[0].device)
+        with kept_buffers(self.program):
+            return self.private.run(self.compiled, batch, mask)
+
+    def one_by_one(self) -> Step:
+        """The step of a random model, one example at a time with the draws that the loop will see."""
+        if self.compiled.runner.backend != "eager":
+            self.notes.append("inductor draws random numbers of its own; the same graph was compared in eager")
+            self.compiled = replace(self.compiled, runner=Runner(self.compiled.joint, self.program, "eager"))
+        self.notes.append("the model draws random numbers: every example was compared alone, with the same draws; examples "
+                          "together were checked on the captured graph with draws held fixed")  # fmt: skip
+        with torch_private.equal_draws():
+            steps = [self.run(as_batch(self.batch, leaves, 1)) for leaves in singles(self.batch)]
+        parts = {f: torch.cat([getattr(s, f) for s in steps]) for f in ("losses", "norms", "clip_factors", "nonfinite")}
+        grads = {name: torch.stack([s.grads[name] for s in steps]).sum(0) for name in steps[0].grads}
+        return Step(grads=grads, **parts)
+
+    def against_loop(self, step: Step) -> Verification:
+        """The first reference that the step agrees with; the user's own types have the last word."""
+        narrow = any(p.dtype != torch.float64 for p in self.program.parameters())
+        if narrow and not self.random:  # random operations draw other numbers in other types
+            try:
+                found = self.compared(step, loop(*in_float64(self.program, self.batch), self.limit), "in a float64 copy")
+            except (DPCompileError, RuntimeError, TypeError, ValueError, AttributeError):  # cannot be copied or converted
+                found = None
+            if found is not None and found.ok:
+                return found
+        with torch_private.equal_draws() if self.random else contextlib.nullcontext():
+            return self.compared(step, loop(self.program, self.batch, self.limit), "in the model's own types")
+
+    def compared(self, step: Step, expected: Loop, reference: str) -> Verification:
+        """Relative errors of one step."""
+        losses = error_of_losses(step.losses, expected.losses)
+        norms = error_of_norms(step.norms, expected.norms)
+        scale = max(expected.scale, torch.finfo(torch.float64).tiny)
+        gradients = {name: deviation(total.to(wide(total.dtype)), expected.sums.get(name)) / scale
+                     for name, total in step.grads.items()}  # fmt: skip
+        ok = all(error <= self.tolerance for error in (losses, norms, *gradients.values()))
+        return Verification(ok, losses, norms, gradients, None, self.batch.size, self.tolerance, reference, tuple(self.notes))
+
+    def mixture_in_graph(self) -> str | None:
+        """The check of compilation once more, on a fresh capture."""
+        try:
+            with torch.enable_grad():
+                joint = capture(self.program, self.batch)
+            check_independence(joint, example_axis(joint), self.program, self.batch)
+        except DPCompileError as error:
+            return str(error)
+        return None
+
+    def mixture_in_step(self) -> str | None:
+        """What changes for an example when others are removed or permuted; a contradiction must show in every draw."""
+        why: str | None = None
+        for attempt in range(DRAWS):
+            examples, dims = draw_examples(self.batch, attempt), example_dims(self.batch)
+            steps = [self.run(as_batch(self.batch, take(examples, dims, rows), len(rows))) for rows in RUNS]
+            why = self.contradiction(steps)
+            if why is None:
+                return None
+        return why
+
+    def contradiction(self, steps: Sequence[Step]) -> str | None:
+        """How the steps on other batches of the same examples contradict each other."""
+        for (run, place), (other, position) in COPIES:
+            one = slice(place, place + 1), slice(position, position + 1)
+            if error_of_losses(steps[other].losses[one[1]], steps[run].losses[one[0]]) > self.tolerance:
+                return "an example's loss changes with the other examples of the batch"
+            if error_of_norms(steps[other].norms[one[1]], steps[run].norms[one[0]]) > self.tolerance:
+                return "an example's gradient norm changes with the other examples of the batch"
+        base, moved, single, extra = (step.grads for step in steps)
+        scale = max(math.hypot(*(norm(g) for g in part.values())) for part in (base, moved, single, extra))
+        for name, total in base.items():
+            if deviation(total + extra[name], moved[name] + single[name]) > 3 * self.tolerance * scale:
+                return f"the sum over the batch of {name} is not the sum over its parts"
+        return None
+
+
+def error_of_norms(found: Tensor, expected: Tensor) -> float:
+    """The largest deviation, relative to the largest norm; norms that are not finite must be so in both."""
+    if not torch.equal(found.isfinite().cpu(), expected.isfinite().cpu()):
+        return math.inf
+    left, right = finite(found).cpu(), finite(expected).cpu()
+    scale = max(float(right.max()), torch.finfo(torch.float64).tiny)
+    return float((left - right).abs().max()) / scale

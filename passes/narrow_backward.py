@@ -16,6 +16,7 @@ import operator
 import torch
 from torch import fx
 
+from dpcompile import torch_private
 from dpcompile.ir.graph import JointGraph
 from dpcompile.plan.plan import Plan
 
@@ -35,7 +36,7 @@ def narrow_backward(joint: JointGraph, plan: Plan | None = None) -> None:
 
 def mask_place(node: fx.Node) -> int | None:
     """The position of `output_mask` among the arguments of a backward operation."""
-    if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+    if node.op != "call_function" or not isinstance(node.target, torch_private.OpOverload):
         return None
     names = [argument.name for argument in node.target._schema.arguments]
     place = names.index("output_mask") if "output_mask" in names else None

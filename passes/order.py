@@ -13,7 +13,9 @@ the first in which nodes appear, so it is stable; every use of a random generato
 
 from __future__ import annotations
 
-from torch import fx
+import itertools
+
+import networkx
 
 from dpcompile.ir.graph import JointGraph
 
@@ -21,32 +23,13 @@ from dpcompile.ir.graph import JointGraph
 def order_nodes(joint: JointGraph) -> None:
     """Stable topological order; dead code removed; the module's code made anew."""
     graph = joint.graph
-    placed: set[fx.Node] = set()
-    last: fx.Node | None = None
-    for node in list(graph.nodes):
-        for ready in operands_first(node, placed):
-            if last is not None:
-                last.append(ready)
-            last = ready
-            placed.add(ready)
+    place = {node: index for index, node in enumerate(graph.nodes)}
+    uses = networkx.DiGraph()
+    uses.add_nodes_from(place)
+    uses.add_edges_from((operand, node) for node in place for operand in node.all_input_nodes)
+    ordered = list(networkx.lexicographical_topological_sort(uses, key=place.__getitem__))
+    for before, node in itertools.pairwise(ordered):
+        before.append(node)
     graph.eliminate_dead_code()
     graph.lint()
     joint.module.recompile()
-
-
-def operands_first(node: fx.Node, placed: set[fx.Node]) -> list[fx.Node]:
-    """The node behind all its operands that are not yet placed."""
-    found: list[fx.Node] = []
-    seen: set[fx.Node] = set()
-    stack = [(node, False)]
-    while stack:
-        current, expanded = stack.pop()
-        if current in placed or (current in seen and not expanded):
-            continue
-        if expanded:
-            found.append(current)
-            continue
-        seen.add(current)
-        stack.append((current, True))
-        stack += [(operand, False) for operand in reversed(current.all_input_nodes)]
-    return found

@@ -22,7 +22,7 @@ from dpcompile.ir.graph import JointGraph
 from dpcompile.ir.site import Site
 from dpcompile.strategies.emitter import Emitter
 from dpcompile.strategies.per_example import per_example_gradient
-from dpcompile.strategies.tail import through_tail
+from dpcompile.strategies.tail import through_tail, wide
 
 
 def emit_per_example_gradients(joint: JointGraph, sites: Iterable[Site]) -> None:
@@ -32,5 +32,5 @@ def emit_per_example_gradients(joint: JointGraph, sites: Iterable[Site]) -> None
     for site in sites:
         own = {term.contraction.node: per_example_gradient(term.contraction, emitter) for term in site.terms}
         emitter.at(site.gradient)
-        outputs["per_example_gradient", site.parameter] = through_tail(site, own, emitter)
+        outputs["per_example_gradient", site.parameter] = wide(through_tail(site, own, emitter), emitter)
     joint.replace_outputs(outputs)

@@ -44,12 +44,12 @@ REFUSED = "refused"
 
 def normal(generator: torch.Generator, shape: Sequence[int]) -> Tensor:
     """Floating-point numbers."""
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+    return torch.randn(tuple(shape), generator=generator, dtype=torch.float64)
 
 
 def positive(generator: torch.Generator, shape: Sequence[int]) -> Tensor:
     """Numbers between 0.1 and 0.9."""
-    return 0.1 + 0.8 * torch.rand(*shape, generator=generator, dtype=torch.float64)
+    return 0.1 + 0.8 * torch.rand(tuple(shape), generator=generator, dtype=torch.float64)
 
 
 def zero_or_one(generator: torch.Generator, shape: Sequence[int]) -> Tensor:
@@ -64,7 +64,7 @@ def booleans(generator: torch.Generator, shape: Sequence[int]) -> Tensor:
 
 def complexes(generator: torch.Generator, shape: Sequence[int]) -> Tensor:
     """Complex numbers."""
-    return torch.randn(*shape, generator=generator, dtype=torch.complex128)
+    return torch.randn(tuple(shape), generator=generator, dtype=torch.complex128)
 
 
 def integers(high: int) -> Draw:
@@ -326,7 +326,7 @@ def use_of(sample: Sample) -> Use:
         )
         made = graph.call_function(sample.op, args, kwargs)
         fakes = fx.node.map_arg((args, kwargs), lambda n: n.meta["val"])
-        made.meta["val"] = sample.op(*fakes[0], **fakes[1])
+        made.meta["val"] = (sample.run or sample.op)(*fakes[0], **fakes[1])
     assert not torch_private.specialised(mode), f"{sample} fixes the batch size"
     return Use(made, states, batch.node.expr)
 
@@ -356,3 +356,24 @@ def verdict(sample: Sample, said: Result | str) -> str:
         if not holds(sample, state, index):
             return f"{sample} is said to be {', '.join(map(str, found))}, which is not true of result {index}"
     return ""
+
+
+def every_layout(op: Any, shape: tuple[int, ...], *rest: Any, draw: Draw = normal, **options: Any) -> list[Sample]:
+    """Calls of an operation on one operand: examples along each axis, folded, uniform, constant, summed, counted."""
+    operands = [batched(*shape[:dim], N, *shape[dim:], draw=draw) for dim in range(len(shape) + 1)]
+    operands += [batched(N, *shape, outer=2, draw=draw), batched(N, *shape, inner=3, draw=draw)]
+    operands += [batched(shape[0], N, *shape[1:], inner=2, draw=draw)] if shape else []
+    operands += [uniform(N, *shape, draw=draw), summed(5, *shape, draw=draw), summed(*shape, 5, draw=draw)]
+    operands += [constant(1.0, N, *shape, draw=draw), constant(0.0, N, *shape, draw=draw), constant(1.0, 5, *shape, draw=draw)]
+    operands += [position(N, *(1 for _ in shape))] if draw in (normal, positive) else []
+    return [call(op, operand, *rest, **options) for operand in operands]
+
+
+def along_every_axis(op: Any, rank: int, *rest: Any, axis: str = "dim", draw: Draw = normal, many: bool = False,
+                     **options: Any) -> list[Sample]:  # fmt: skip
+    """Calls of an operation with a dimension argument, along each dimension (negative ones too) in each layout."""
+    shape = (3, 5, 2)[: rank - 1]
+    found = []
+    for dim in [*range(rank), -1]:
+        found += every_layout(op, shape, *rest, draw=draw, **{axis: [dim] if many else dim}, **options)
+    return found

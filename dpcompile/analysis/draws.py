@@ -14,6 +14,7 @@ import sympy
 import torch
 from torch import Tensor, fx
 
+from dpcompile import torch_private
 from dpcompile.ir.axis import Batched, Position, State, Uniform
 from dpcompile.ir.graph import size_expression
 from dpcompile.rules.rule import Result
@@ -23,13 +24,13 @@ SEEDS_PER_NODE = 64
 
 def is_random(node: fx.Node) -> bool:
     """Whether a node draws random numbers outside of fused attention."""
-    overload = isinstance(node.target, torch._ops.OpOverload)
+    overload = isinstance(node.target, torch_private.OpOverload)
     return overload and torch.Tag.nondeterministic_seeded in node.target.tags and dropout_place(node) is None  # type: ignore[union-attr]
 
 
 def dropout_place(node: fx.Node) -> int | None:
     """Which positional argument of fused attention is the probability of dropout."""
-    if not isinstance(node.target, torch._ops.OpOverload):
+    if not isinstance(node.target, torch_private.OpOverload):
         return None
     names = [argument.name for argument in node.target._schema.arguments]
     return names.index("dropout_p") if "dropout_p" in names else None
@@ -90,4 +91,4 @@ def joined(parts: Sequence[Tensor], state: State, fake: Tensor, symbol: sympy.Sy
 def has_draws(nodes: Iterable[fx.Node]) -> bool:
     """Whether any operation draws random numbers, fused attention included."""
     seeded = torch.Tag.nondeterministic_seeded
-    return any(isinstance(n.target, torch._ops.OpOverload) and seeded in n.target.tags for n in nodes)
+    return any(isinstance(n.target, torch_private.OpOverload) and seeded in n.target.tags for n in nodes)

@@ -1,7 +1,7 @@
-"""Three examples for the numeric checks, drawn from the user's batch, which may hold one example only.
+"""A few examples for the numeric checks, drawn from the user's batch, which may hold one example only.
 
 Values stay plausible: floating-point numbers get noise on the scale of their tensor and stay within its range;
-integers and booleans come from other examples, or are shuffled within the example, so that indices stay in range.
+integers and booleans come from other examples, or are rolled within the example, so that indices stay in range.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dpcompile.batch import Batch
 
-COUNT = 3
+COUNT = 4
 NOISE = 0.5  # in standard deviations of the tensor: large enough to be seen, small enough to stay plausible
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
@@ -42,7 +42,7 @@ def varied(leaf: Tensor, dim: int, rows: Sequence[int], generator: torch.Generat
     elif chosen.is_floating_point():
         changed = noisy(chosen, source, generator)
     else:
-        changed = shuffled(chosen, dim, [row >= size for row in rows], generator)
+        changed = rolled(chosen, dim, [row // max(size, 1) for row in rows])
     return changed.contiguous() if leaf.is_contiguous() else changed.contiguous(memory_format=FORMATS[leaf.dim()])
 
 
@@ -59,13 +59,10 @@ def noisy(chosen: Tensor, source: Tensor, generator: torch.Generator) -> Tensor:
     return (chosen + NOISE * spread * noise).clamp(low, high)
 
 
-def shuffled(chosen: Tensor, dim: int, repeated: Sequence[bool], generator: torch.Generator) -> Tensor:
-    """Examples that repeat an earlier row have their elements in another order."""
-    examples = []
-    for example, again in zip(chosen.unbind(dim), repeated, strict=True):
-        order = torch.randperm(example.numel(), generator=generator).to(example.device)
-        examples.append(example.reshape(-1)[order].view(example.shape) if again else example)
-    return torch.stack(examples, dim)
+def rolled(chosen: Tensor, dim: int, shifts: Sequence[int]) -> Tensor:
+    """Every example with its elements moved on by so many places, which keeps them in range and their counts."""
+    pairs = zip(chosen.unbind(dim), shifts, strict=True)
+    return torch.stack([example.reshape(-1).roll(shift).view(example.shape) for example, shift in pairs], dim)
 
 
 def take(tensors: Sequence[Tensor], dims: Sequence[int | None], rows: Sequence[int]) -> list[Tensor]:

@@ -4,10 +4,10 @@ Rules are not trusted alone. Two things are checked on real parameters and on ex
 
   the graph   no example's slice of any intermediate may move when other examples are changed, removed or permuted
               (`lockstep`), with random draws held fixed (`draws`)
-  the model   run as the user wrote it on one example (and on two, for small models), it must agree with the graph,
+  the model   run as the user wrote it on one example (and on three, for small models), it must agree with the graph,
               which was traced for every batch size (`plain_run`)
 
-Numbers can deceive, so a contradiction counts only if three draws of examples show it at the same place.
+Numbers can deceive, so a contradiction counts only if each of three draws of examples shows one.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from dpcompile.losses import Program
 from dpcompile.rules.rule import Result
 
 DRAWS = 3
-# Up to this many trainable numbers, sums over examples are checked too, and the model runs on two examples.
+# Up to this many trainable numbers, sums over examples are checked too, and the model runs on three examples.
 SMALL = 2**20
 WAY_OUT = "keep every example's computation apart until the loss; if it is, report the operation"
 BRANCH_WAY_OUT = (
@@ -51,19 +51,19 @@ def check_independence(joint: JointGraph, states: Mapping[fx.Node, Result], prog
     if losses is None or not isinstance(states.get(losses), (Batched, Constant)):
         raise MixedExamplesError("the losses are not one per example")
     devices = list({tensor.device.index or 0 for tensor in (*batch.tensors, *program.parameters()) if tensor.is_cuda})
-    with torch.random.fork_rng(devices=devices), torch.no_grad():
+    with torch.random.fork_rng(devices=devices), torch.inference_mode(False), torch.no_grad():
         check = Check(joint, states, program, batch)
-        suspects: dict[fx.Node, str] | None = None
+        mixtures: dict[fx.Node, str] = {}
         branch = ""
         for attempt in range(DRAWS):
             found, branch = check.once(attempt)
-            suspects = found if suspects is None else {n: why for n, why in found.items() if n in suspects}
-            if not suspects and not branch:
+            if not found and not branch:
                 return
-        if suspects:
-            node = next(n for n in joint.graph.nodes if n in suspects)
-            raise mixture(node, suspects[node])
-        raise CaptureError(branch) if branch else AssertionError
+            mixtures |= found
+        for node in joint.graph.nodes:
+            if node in mixtures:
+                raise mixture(node, mixtures[node])
+        raise CaptureError(branch)
 
 
 def mixture(node: fx.Node, why: str) -> MixedExamplesError:
@@ -95,7 +95,8 @@ class Check:
         leaves = [[run[i] for run in runs] if dim is not None else [leaf] * len(RUNS)
                   for i, (leaf, dim) in enumerate(zip(examples, dims, strict=True))]  # fmt: skip
         lockstep = Lockstep(self.joint, self.states, [[t] * len(RUNS) for t in self.held] + leaves, self.small)
-        lockstep.run()
+        with self.as_captured():
+            lockstep.run()
         if lockstep.found:
             return lockstep.found, ""
         for run in (SINGLE, MOVED) if self.small else (SINGLE,):
@@ -105,15 +106,19 @@ class Check:
                 return {}, why
         return {}, ""
 
+    def as_captured(self) -> torch.autocast:
+        """The graph holds its conversions of types; autocast around the call is for the model only."""
+        return torch.autocast(self.batch.tensors[0].device.type, enabled=False)
+
     def replayed(self, leaves: Sequence[Tensor]) -> list[Any]:
         """The graph's outputs where every random operation starts from the same seed."""
-        with torch_private.equal_draws():
+        with self.as_captured(), torch_private.equal_draws():
             return list(self.joint.module(*self.held, *leaves))
 
     def difference(self, graph: Sequence[Any], runs: Sequence[Sequence[Tensor]], run: int) -> str:
         """Why the graph's outputs on one run contradict the model's; empty if they agree."""
         size = len(RUNS[run])
-        count = "one example" if size == 1 else "two examples"
+        count = "one example" if size == 1 else f"{size} examples"
         culprit = f"the model computes something else when the batch size is {size}"
         try:
             with torch_private.equal_draws() if self.random else torch.no_grad():
@@ -128,11 +133,11 @@ class Check:
         name, error = max(errors.items(), key=lambda item: item[1])
         if error <= self.tolerance:
             return ""
-        why = f"on {count}, {name} differ by {error:.1e} (relative) from the graph that was traced for every batch size"
+        why = f"on {count}, {name} is off by {error:.1e} (relative) from the graph that was traced for every batch size"
         return refusal(culprit, self.line(runs), why, BRANCH_WAY_OUT)
 
     def line(self, runs: Sequence[Sequence[Tensor]]) -> str:
-        """The user's line at which one and two examples take different ways, if both run."""
+        """The user's line at which one and three examples take different ways, if both run."""
         try:
             return line_of_branch(self.program, self.batch.layout, runs[SINGLE], runs[MOVED])
         except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):

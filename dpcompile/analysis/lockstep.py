@@ -1,12 +1,14 @@
-"""The captured graph on three batches at once, node by node, with the same examples in other company.
+"""The captured graph on several batches at once, node by node, with the same examples in other company.
 
     base    examples 0, 1, 2
-    moved   examples 2, 0        one removed, the others permuted
-    single  example 1            alone, so that everybody else is removed
+    moved   examples 3, 2, 0     one replaced (1 by 3), the others permuted
+    single  example 1            alone: the others removed
+    extra   example 3            alone; only where sums over examples are judged as well
 
-Every example is seen twice, at another position, next to other neighbours, and in a batch of another size, which
-shows every way in which one can influence another: perturbing a value, h / B, h + arange(B), h * (arange(B) == 0).
-`moved` and `single` are the two parts of `base`, so that a sum over examples must be the sum of the parts' sums.
+Every example is seen twice, at another position, next to other neighbours or in a batch of another size, which shows
+every way in which one can influence another: also h / B, h + arange(B) and h * (arange(B) == 0), to which changing
+values is blind, and flip(0), which a batch of two and its permutation do not show. A sum over examples must satisfy
+base + extra = moved + single.
 
 After every node the copies of an example are made equal again. So each node is judged on equal operands, rounding
 does not pile up, and a comparison or an argmax cannot flip because of it.
@@ -21,26 +23,28 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from dpcompile import torch_private
 from dpcompile.analysis.draws import draw_per_example, is_random, without_dropout
-from dpcompile.analysis.rounding import SHRINKS, is_close_in_norm, is_rounding, worst
+from dpcompile.analysis.rounding import SHRINKS, excess, is_close_in_norm, worst
 from dpcompile.ir.axis import Batched, Constant, Position, Shared, Summed, Uniform
 from dpcompile.ir.graph import JointGraph
 from dpcompile.rules.rule import Result
 
-RUNS = ((0, 1, 2), (2, 0), (1,))
-BASE, MOVED, SINGLE = range(3)
+RUNS = ((0, 1, 2), (3, 2, 0), (1,), (3,))
+BASE, MOVED, SINGLE, EXTRA = range(4)
 # (run, position) of one example in two runs; the first is the original, whose value the second one takes over.
-COPIES = (((SINGLE, 0), (BASE, 1)), ((BASE, 0), (MOVED, 1)), ((BASE, 2), (MOVED, 0)))
+COPIES = (((SINGLE, 0), (BASE, 1)), ((BASE, 0), (MOVED, 2)), ((BASE, 2), (MOVED, 1)), ((EXTRA, 0), (MOVED, 0)))
 FAILURES = (RuntimeError, IndexError, ValueError, TypeError)
 THIN = 32  # about as many indices per dimension of a view are compared
 Values = list[Any]
 
 
 class Lockstep:
-    """One pass over the graph; `sums` says whether parameter gradients are computed on all runs, or on `single` only."""
+    """One pass over the graph; `sums` says whether parameter gradients are judged too, or computed on `single` only."""
 
     def __init__(self, joint: JointGraph, states: Mapping[fx.Node, Result], inputs: Sequence[Values], sums: bool) -> None:
         self.joint, self.states = joint, states
+        self.runs = RUNS if sums else RUNS[:EXTRA]
         self.inputs = iter(inputs)
         self.nodes = list(joint.graph.nodes)
         self.only_single = set() if sums else only_for_sums(self.nodes, states)
@@ -70,20 +74,20 @@ class Lockstep:
     def evaluate(self, node: fx.Node, number: int) -> Values:
         """The node's value on every run; one and the same object where all operands are."""
         if node.op == "placeholder":
-            return next(self.inputs)
+            return next(self.inputs)[: len(self.runs)]
         if node.op == "get_attr":
-            return [attribute(self.joint.module, str(node.target))] * len(RUNS)
+            return [attribute(self.joint.module, str(node.target))] * len(self.runs)
         operands = [self.values[operand] for operand in node.all_input_nodes]
         if all(is_one(values) for values in operands):
             if is_random(node):
                 torch.manual_seed(number)
-            return [self.call(node, SINGLE)] * len(RUNS)
+            return [self.call(node, SINGLE)] * len(self.runs)
         if node in self.only_single:
-            return [None, None, self.call(node, SINGLE)]
+            return [None] * SINGLE + [self.call(node, SINGLE)]
         if is_random(node):
             return [draw_per_example(node, self.states, self.joint.symbol, self.run_values(node, run), rows, number)
-                    for run, rows in enumerate(RUNS)]  # fmt: skip
-        return [self.call(node, run) for run in range(len(RUNS))]
+                    for run, rows in enumerate(self.runs)]  # fmt: skip
+        return [self.call(node, run) for run in range(len(self.runs))]
 
     def outputs(self, run: int) -> list[Any]:
         """The graph's outputs on one run."""
@@ -135,8 +139,8 @@ class Lockstep:
         unequal = [(a, b) for a, b in pairs if a.shape != b.shape or not torch.equal(a, b)]
         if any(a.shape != b.shape for a, b in unequal):
             return "the shape of an example's value depends on the other examples"
-        rough = [(a, b) for a, b in unequal if not is_rounding(a, b, operands)]
-        off = worst(rough)
+        rounded = self.rounded_sums(node) if isinstance(state, Summed) else []
+        off = max((excess(a, b, operands, rounded) for a, b in unequal), default=0.0)
         if off > 0 and not self.shrinks(node, state, index, off):
             return explain(state, off)
         if isinstance(state, (Batched, Uniform, Shared, Summed)) and not shares_memory(node):
@@ -144,13 +148,18 @@ class Lockstep:
                 copy.copy_(original)
         return ""
 
+    def rounded_sums(self, node: fx.Node) -> list[Tensor]:
+        """Operands of a tail: sums over the batch, which equal the sum of the parts' sums up to rounding only."""
+        sums = [self.values[n][BASE] for n in node.all_input_nodes if isinstance(self.states[n], Summed)]
+        return [t for t in sums if isinstance(t, Tensor) and t.is_floating_point()]
+
     def shrinks(self, node: fx.Node, state: Any, index: int | None, off: float) -> bool:
         """Whether a deviation is rounding: computed again in float64 it all but vanishes."""
         fake = node.meta["val"] if index is None else node.meta["val"][index]
         if not (fake.dtype.is_floating_point or fake.dtype.is_complex) or fake.dtype in (torch.float64, torch.complex128):
             return False
         try:
-            again = [self.call(node, run, wide=True) for run in range(len(RUNS))]
+            again = [self.call(node, run, wide=True) for run in range(len(self.runs))]
         except FAILURES:  # no float64 kernel, as for fused attention on a GPU, whose sums have no fixed order
             values = self.values[node] if index is None else [value[index] for value in self.values[node]]
             return all(is_close_in_norm(a, b) for a, b in pairs_of(state, values))
@@ -161,8 +170,8 @@ class Lockstep:
 def pairs_of(state: Any, values: Values) -> Iterator[tuple[Tensor, Tensor]]:
     """Tensors that must be equal if the state is true; the first of a pair is the original."""
     if isinstance(state, (Batched, Uniform)):
-        views = [value.unflatten(state.dim, (state.outer, len(rows), state.inner)) for value, rows in zip(values, RUNS, strict=True)]
-        for (run, position), (other, place) in COPIES:
+        views = [value.unflatten(state.dim, (state.outer, len(rows), state.inner)) for value, rows in zip(values, RUNS, strict=False)]
+        for (run, position), (other, place) in COPIES[: len(values)]:
             yield views[run].select(state.dim + 1, position), views[other].select(state.dim + 1, place)
         if isinstance(state, Uniform):
             first = views[SINGLE].select(state.dim + 1, 0)
@@ -179,16 +188,16 @@ def pairs_of(state: Any, values: Values) -> Iterator[tuple[Tensor, Tensor]]:
             shape = [-1 if dim == state.dim else 1 for dim in range(value.dim())]
             yield counted.view(shape).expand_as(value), value
     elif isinstance(state, Summed):
-        yield values[MOVED] + values[SINGLE], values[BASE]
+        yield values[MOVED] + values[SINGLE] - values[EXTRA], values[BASE]
     else:
-        yield from ((values[SINGLE], value) for value in (values[BASE], values[MOVED]))
+        yield from ((values[SINGLE], value) for run, value in enumerate(values) if run != SINGLE)
 
 
 def explain(state: Any, off: float) -> str:
     """What a deviation means, in words."""
     size = f"by up to {off:.2g}" if off < float("inf") else "without bound"
     if isinstance(state, Summed):
-        return f"the sum over three examples differs {size} from the sum of the sums over two and over one of them"
+        return f"a sum over examples differs {size} from the sum of what the examples give in other batches"
     if isinstance(state, Batched):
         return f"one example's value changes {size} with the other examples, its position, or their number"
     return f"a value that should be {state} changes {size} with the examples, their position, or their number"
@@ -221,12 +230,12 @@ def is_known(node: fx.Node, state: Result, states: Mapping[fx.Node, Result]) -> 
 
 def is_uninitialised(node: fx.Node) -> bool:
     """Whether a result holds whatever the memory held; the check sees zeros."""
-    return isinstance(node.target, torch._ops.OpOverload) and "empty" in node.target._schema.name
+    return isinstance(node.target, torch_private.OpOverload) and "empty" in node.target._schema.name
 
 
 def shares_memory(node: fx.Node) -> bool:
     """Whether a result is a view of an operand, whose examples were made equal already."""
-    if not isinstance(node.target, torch._ops.OpOverload):
+    if not isinstance(node.target, torch_private.OpOverload):
         return True
     return any(result.alias_info is not None for result in node.target._schema.returns)
 

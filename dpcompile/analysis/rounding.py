@@ -6,6 +6,7 @@ to the largest element would hide every mixture in such a tensor.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -48,20 +49,28 @@ def typical(values: Tensor) -> float:
     return float(8 * sample.kthvalue(len(sample) // 10 + 1).values) if len(sample) else 0.0
 
 
-def is_rounding(left: Tensor, right: Tensor, operands: Sequence[Tensor]) -> bool:
-    """Whether two results of one operation on equal operands differ by no more than its rounding."""
-    if not (left.is_floating_point() or left.is_complex()):
-        return False
+def excess(left: Tensor, right: Tensor, operands: Sequence[Tensor], rounded: Sequence[Tensor] = ()) -> float:
+    """By how much two results of one operation on equal operands differ; 0 if that is no more than its rounding.
+
+    rounded: operands that are equal only up to their own rounding, which the result inherits.
+    """
     if left.is_complex():
         left, right = torch.view_as_real(left.resolve_conj()), torch.view_as_real(right.resolve_conj())
-    units = UNITS.get(left.dtype, 1) * torch.finfo(left.dtype).eps
-    scale = typical(left)
+    if not left.is_floating_point():
+        return worst([(left, right)])
+    units = max(UNITS.get(dtype, 1) * torch.finfo(dtype).eps for dtype in (left.dtype, *(t.dtype for t in rounded)))
+    scale = typical(left) + 8 * sum(map(typical, rounded))  # several parts, each rounded and rounded again when added
     if left.dtype == torch.float64:
         scale += max((typical(t) for t in operands if t.is_floating_point() or t.is_complex()), default=0.0)
     allowed = left.abs().to(torch.promote_types(left.dtype, torch.float32)).mul_(units).add_(units * scale)
-    if bool(((left - right).abs_() <= allowed).all()):
-        return True
-    return bool((gap(left, right) <= allowed.nan_to_num_(nan=0.0)).all())  # with NaN and infinities among the values
+    off = (left - right).abs_()
+    if bool((off <= allowed).all()):
+        return 0.0
+    largest = float(off.max())
+    if math.isfinite(largest):
+        return largest
+    off = gap(left, right)  # NaN and infinities among the values: equal where both have them
+    return 0.0 if bool((off <= allowed.nan_to_num_(nan=0.0)).all()) else float(off.max())
 
 
 def is_close_in_norm(left: Tensor, right: Tensor) -> bool:

@@ -100,13 +100,7 @@ def run_training(console: Console, private: PrivateModule, task: Task, seed: int
 
 def run_verification(console: Console, private: PrivateModule, task: Task) -> bool:
     """Compare one batch with the per-example loop and print the errors."""
-    result = private.verify(*task.first_examples(VERIFIED_EXAMPLES))
-    verdict = "[green]equal[/]" if result.ok else "[red]NOT equal[/]"
-    console.print(
-        f"verified on {VERIFIED_EXAMPLES} examples against the loop over single examples: {verdict}"
-    )
-    table = Table("quantity", "relative error", title="largest errors first")
-    for name, error in sorted(result.errors.items(), key=lambda item: -item[1])[:6]:
-        table.add_row(name, f"{error:.1e}")
-    console.print(table)
+    result = private.verify(*task.first_examples(VERIFIED_EXAMPLES), examples=VERIFIED_EXAMPLES)
+    console.rule("verification", style="dim")
+    print(result)
     return result.ok

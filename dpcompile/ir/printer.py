@@ -13,6 +13,7 @@ import sympy
 import torch
 from torch import Tensor, fx
 
+from dpcompile import torch_private
 from dpcompile.ir.graph import JointGraph, size_expression
 
 DTYPES = {
@@ -34,7 +35,7 @@ def type_text(fake: Any, symbol: sympy.Symbol) -> str:
 
 def target_text(target: Any) -> str:
     """The short name of an operation."""
-    if isinstance(target, torch._ops.OpOverload):
+    if isinstance(target, torch_private.OpOverload):
         namespace, name = target._schema.name.split("::")
         return name if namespace == "aten" else f"{namespace}.{name}"
     if getattr(target, "__module__", "").startswith("dpcompile."):

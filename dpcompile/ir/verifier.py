@@ -61,4 +61,4 @@ def check(joint: JointGraph, after: str) -> None:
 def has_random(joint: JointGraph) -> bool:
     """Whether a step draws random numbers."""
     tag = torch.Tag.nondeterministic_seeded
-    return any(isinstance(n.target, torch._ops.OpOverload) and tag in n.target.tags for n in joint.graph.nodes)
+    return any(isinstance(n.target, torch_private.OpOverload) and tag in n.target.tags for n in joint.graph.nodes)

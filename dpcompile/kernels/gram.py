@@ -9,6 +9,7 @@ instead of 107).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Final
 
 import torch
@@ -24,30 +25,48 @@ def block_product(a1: Tensor, g1: Tensor, a2: Tensor, g2: Tensor) -> Tensor:
     return products.sum(2).sum(1, dtype=torch.float64)
 
 
-def diagonal_block(a: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-    """For one range of positions: f64[B] sum of products, and f64[B] sum_t |a_t| |g_t| from the diagonals."""
-    gram_a, gram_g = torch.bmm(a, a.transpose(1, 2)), torch.bmm(g, g.transpose(1, 2))
-    squares = gram_a.diagonal(dim1=1, dim2=2).double() * gram_g.diagonal(dim1=1, dim2=2).double()
-    return (gram_a * gram_g).sum(2).sum(1, dtype=torch.float64), squares.sqrt().sum(1)
+def block_sums(a1: Tensor, g1: Tensor, a2: Tensor, g2: Tensor, lengths: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """One block: f64[B] sum of products, and f64[B] X + Y, how far its rounding can carry (see `gram_gamma`).
+
+    lengths: |a1_t|, |g1_t|, |a2_s|, |g2_s| as f[B, T]. X = sum |a1_t| |a2_s| |<g1_t, g2_s>|, Y with a and g exchanged.
+    """
+    gram_a, gram_g = torch.bmm(a1, a2.transpose(1, 2)), torch.bmm(g1, g2.transpose(1, 2))
+    squared = (gram_a * gram_g).sum(2).sum(1, dtype=torch.float64)
+    x = (torch.bmm(gram_g.abs(), lengths[2].unsqueeze(2)).squeeze(2) * lengths[0]).sum(1, dtype=torch.float64)
+    y = (torch.bmm(gram_a.abs(), lengths[3].unsqueeze(2)).squeeze(2) * lengths[1]).sum(1, dtype=torch.float64)
+    return squared, x + y
 
 
 def sqnorm_blocks(a: Tensor, g: Tensor, blocks: int) -> tuple[Tensor, Tensor]:
-    """(f64[B] squared norm, f64[B] S = (sum_t |a_t| |g_t|)^2) for a: f[B, T, d] and g: f[B, T, p].
+    """(f64[B] squared norm, f64[B] S with |error| <= gamma * S) for a: f[B, T, d] and g: f[B, T, p].
 
-    The operands are float32 or float64.
+    The operands are float32 or float64. S = X + Y + 2 gamma (sum_t |a_t| |g_t|)^2: first and second order of rounding.
     """
     left, right = a.tensor_split(blocks, 1), g.tensor_split(blocks, 1)
-    total, lengths = diagonal_block(left[0], right[0])
-    for row in range(1, blocks):
-        squared, length = diagonal_block(left[row], right[row])
-        total, lengths = total + squared, lengths + length
-        for column in range(row):
-            total = total + 2 * block_product(left[row], right[row], left[column], right[column])
-    return total.clamp(min=0), lengths.square()
+    norms_a = [torch.linalg.vector_norm(part, dim=2) for part in left]
+    norms_g = [torch.linalg.vector_norm(part, dim=2) for part in right]
+    sums = []
+    for row in range(blocks):
+        for column in range(row + 1):
+            lengths = [norms_a[row], norms_g[row], norms_a[column], norms_g[column]]
+            squared, reach = block_sums(left[row], right[row], left[column], right[column], lengths)
+            sums.append((squared, reach) if row == column else (2 * squared, 2 * reach))
+    crude = sum_of([(m * n).sum(1, dtype=torch.float64) for m, n in zip(norms_a, norms_g, strict=True)]).square()
+    gamma = gram_gamma(a.dtype, a.shape[1], a.shape[2], g.shape[2])
+    total, reach = (sum_of(parts) for parts in zip(*sums, strict=True))
+    return total.clamp(min=0), reach + 2 * gamma * crude
+
+
+def sum_of(parts: Sequence[Tensor]) -> Tensor:
+    """The sum of one or more tensors."""
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
 
 
 def gram_gamma(dtype: torch.dtype, T: int, d: int, p: int) -> float:
-    """gamma with |n^2 - true n^2| <= gamma * S for the functions called sqnorm_gram.
+    """gamma with |n^2 - true n^2| <= gamma * S for the functions called sqnorm_gram, S being their second result.
 
     Let u be the unit roundoff of the accumulation: 2^-53 for float64 operands, else 2^-24 (bfloat16 and
     float16 operands are converted exactly). Every product <a_t, a_s> <g_t, g_s> goes through at most n = d +
@@ -56,7 +75,11 @@ def gram_gamma(dtype: torch.dtype, T: int, d: int, p: int) -> float:
 
     Deterministic (Higham, Accuracy and Stability of Numerical Algorithms, 2002, sections 3.1 and 4.2): in any
     order of summation the error of that product is at most ((1 + u)^n - 1) |a_t| |a_s| |g_t| |g_s|, by
-    Cauchy-Schwarz on each inner product. These bounds add up to (exp(n u) - 1) S at most.
+    Cauchy-Schwarz on each inner product, and to first order at most u (d |a_t| |a_s| |<g_t, g_s>| + p |<a_t, a_s>|
+    |g_t| |g_s| + (T + 1) |<a_t, a_s> <g_t, g_s>|). Added up over t and s that is n u (X + Y), where X = sum |a_t| |a_s|
+    |<g_t, g_s>| and Y likewise; what is of second order, and the rounding of X and Y themselves, is covered by 2 gamma
+    (sum_t |a_t| |g_t|)^2. X + Y is far below that square where the g_t point in different directions, as they do
+    behind a softmax.
 
     Probabilistic (Higham & Mary, SIAM J. Sci. Comput. 41(5), 2019): if every rounding error has mean zero
     given the earlier ones, lambda sqrt(n) u takes the place of n u except with probability 2 exp(-lambda^2 /

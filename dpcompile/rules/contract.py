@@ -11,7 +11,9 @@ import math
 import torch
 
 from dpcompile.ir.axis import SHARED, SUMMED, Batched, Constant, Mixes, Shared, State, Summed
-from dpcompile.rules.rule import LAID, Result, Rule, Use, aligned, is_fixed, linear_in, moved, pointwise, refuse_numbers
+from dpcompile.rules.rule import (
+    LAID, Result, Rule, Use, aligned, alike, is_fixed, linear_in, moved, refuse_numbers,
+)  # fmt: skip
 
 aten = torch.ops.aten
 PAIRS = "every example of one operand meets every example of the other"
@@ -55,7 +57,8 @@ def product(left: str, right: str, result: str, names: tuple[str, str] = ("self"
         index = i or j
         if index in result:
             if not isinstance(layout, LAID):
-                return Constant(math.nan)
+                both_constant = isinstance(first, Constant) and isinstance(second, Constant)
+                return Constant(math.nan) if both_constant else alike(use, use.result_shape())
             both = [state for state in (first, second) if isinstance(state, Batched)]
             return moved(both[0] if both else layout, result.index(index))
         if i and j:
@@ -73,8 +76,6 @@ def add_product(rule: Rule, bias: str = "self") -> Rule:
         assert not isinstance(state, tuple)
         added = use.state(use[bias])
         if isinstance(state, Summed) or isinstance(added, Summed):
-            if isinstance(added, (Summed, Constant)) and isinstance(state, (Summed, Shared)) and not is_fixed(use, use[bias]):
-                return SUMMED
             raise Mixes("a value is added to a sum over the batch")
         return aligned(use, [(state, use.result_shape()), (added, use.shape(use[bias]))], use.result_shape())
 
@@ -89,11 +90,14 @@ def convolution(use: Use) -> Result:
         raise Mixes("the convolution's weight depends on the batch", "use one weight for all examples")
     if isinstance(state, LAID) and state.dim != 0:
         raise Mixes("the examples lie along the channels or the image of a convolution")
-    return state if isinstance(state, LAID) else pointwise(use)
+    if isinstance(state, Summed):
+        raise Mixes("a sum over the batch is convolved")
+    return state if isinstance(state, LAID) else alike(use, use.result_shape())
 
 
 def convolution_backward(use: Use) -> Result:
     """Gradient of the input per example; gradients of weight and bias summed over examples."""
+    refuse_numbers(use)
     states = [use.state(use["grad_output"]), use.state(use["input"])]
     laid = [state for state in states if isinstance(state, LAID)]
     if not is_fixed(use, use["weight"]) or any(state.dim != 0 for state in laid) or not laid:
@@ -117,6 +121,8 @@ def bilinear(use: Use) -> Result:
             raise Mixes("a sum over the batch enters a trilinear product")
     if len(set(positions)) > 1:
         raise Mixes(PAIRS)
+    if not positions:
+        return SHARED
     dim, outer, inner = positions[0]
     if dim in use["sumdim"]:
         if len(positions) > 1:

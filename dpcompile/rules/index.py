@@ -6,7 +6,9 @@ import torch
 from torch import fx
 
 from dpcompile.ir.axis import SHARED, SUMMED, Batched, Constant, Mixes, Position, Shared, State, Summed, Uniform
-from dpcompile.rules.rule import LAID, Laid, Result, Rule, Use, additive_in, aligned, is_fixed, linear_in, moved, refuse_numbers
+from dpcompile.rules.rule import (
+    LAID, Laid, Result, Rule, Use, additive_in, aligned, alike, differing, is_fixed, linear_in, moved, refuse_numbers,
+)  # fmt: skip
 
 aten = torch.ops.aten
 
@@ -17,16 +19,19 @@ def embedding(use: Use) -> Result:
         raise Mixes("the embedding table depends on the batch")
     refuse_numbers(use)
     state = use.state(use["indices"])
-    return state if isinstance(state, LAID) else aligned(use, [(state, use.shape(use["indices"]))], use.result_shape()[:-1])
+    if isinstance(state, Summed):
+        raise Mixes("a sum over the batch is used as an index")
+    return state if isinstance(state, LAID) else alike(use, use.result_shape())
 
 
 def embedding_backward(use: Use) -> Result:
     """The gradient of the table: a sum over examples; scale_grad_by_freq counts rows over the whole batch."""
     if use["scale_grad_by_freq"]:
         raise Mixes("scale_grad_by_freq divides by how often a row occurs in the whole batch", "switch scale_grad_by_freq off")
+    refuse_numbers(use)
     gradient, indices = use.state(use["grad_output"]), use.state(use["indices"])
-    if isinstance(gradient, Summed) and isinstance(indices, Shared):
-        return SUMMED
+    if is_fixed(use, use["indices"]) and (isinstance(gradient, Summed) or is_fixed(use, use["grad_output"])):
+        return SUMMED if isinstance(gradient, Summed) else SHARED
     if isinstance(gradient, LAID) and isinstance(indices, LAID) and gradient == type(gradient)(indices.dim, indices.outer, indices.inner):
         return SUMMED
     if isinstance(gradient, LAID) and isinstance(indices, Shared) or isinstance(gradient, Summed):
@@ -48,7 +53,8 @@ def gather(use: Use) -> Result:
         raise Mixes("values are looked up across examples")
     if isinstance(source, Shared) and isinstance(index, LAID):
         return index
-    return aligned(use, [(source, use.shape(use["self"])), (index, use.shape(use["index"]))], use.result_shape())
+    state = aligned(use, [(source, use.shape(use["self"])), (index, use.shape(use["index"]))], use.result_shape())
+    return state if isinstance(source, Constant) else differing(use, state, use.result_shape())
 
 
 def scatter(use: Use) -> Result:
@@ -56,21 +62,23 @@ def scatter(use: Use) -> Result:
     refuse_numbers(use)
     dim = use["dim"] % max(len(use.shape(use["self"])), 1)
     operands = [(use.state(node), use.shape(node)) for node in use.tensors()]
-    laid = [state for state, _ in operands if isinstance(state, LAID)]
-    if any(state.dim == dim for state in laid):
-        if isinstance(use.state(use["self"]), Constant) and not any(map(use.has_batch, use.shape(use["self"]))) and adds(use):
+    laid = {(state.dim, state.outer, state.inner) for state, _ in operands if isinstance(state, LAID)}
+    if any(shape and use.has_batch(shape[dim]) for _, shape in operands):
+        if use.node.target is aten.scatter_add.default and is_zero_table(use) and len(laid) <= 1:
             return SUMMED
         raise Mixes("values are written across examples")
-    return aligned(use, operands, use.result_shape())
+    return differing(use, aligned(use, operands, use.result_shape()), use.result_shape())
 
 
-def adds(use: Use) -> bool:
-    """Whether the operation accumulates, so that writing along the examples is a sum over them."""
-    return use.node.target in (aten.scatter_add.default, aten.index_add.default)
+def is_zero_table(use: Use) -> bool:
+    """Whether values are added into zeros without an example axis: then adding along the examples is a sum over them."""
+    base = use.state(use["self"])
+    return isinstance(base, Constant) and base.value == 0 and not any(map(use.has_batch, use.shape(use["self"])))
 
 
 def index_select(use: Use) -> Result:
     """Rows of a tensor by an index vector."""
+    refuse_numbers(use)
     source, index = use.state(use["self"]), use.state(use["index"])
     dim = use["dim"] % max(len(use.shape(use["self"])), 1)
     if isinstance(source, LAID) and source.dim == dim:
@@ -84,13 +92,15 @@ def index_select(use: Use) -> Result:
 
 def index_add(use: Use) -> Result:
     """Adding rows at indices: the adjoint of index_select."""
+    refuse_numbers(use)
     dim = use["dim"] % max(len(use.shape(use["self"])), 1)
     base, index, source = (use.state(use[name]) for name in ("self", "index", "source"))
     if isinstance(source, LAID) and isinstance(index, LAID) and source.dim == dim and (source.outer, source.inner) == (
-            index.outer, index.inner) and isinstance(base, Constant):  # fmt: skip
+            index.outer, index.inner) and is_zero_table(use):  # fmt: skip
         return SUMMED
     if isinstance(index, Shared) and isinstance(source, LAID) and source.dim != dim:
-        return aligned(use, [(base, use.shape(use["self"])), (source, use.shape(use["source"]))], use.result_shape())
+        target = [(base, use.shape(use["self"])), (source, use.shape(use["source"]))]
+        return aligned(use, target, use.result_shape())
     raise Mixes("rows are added across examples")
 
 
@@ -130,12 +140,24 @@ def index_layout(use: Use, indices: list[fx.Node | None], rank: int) -> tuple[St
     return (Batched if batched else Uniform)(found[0].dim, found[0].outer, found[0].inner), is_position
 
 
+def refuse_booleans(indices: list[fx.Node | None]) -> None:
+    """A boolean mask stands for as many dimensions as it has, and selects a number of elements that depends on data."""
+    if any(node is not None and node.meta["val"].dtype == torch.bool for node in indices):
+        raise Mixes("boolean indexing gives every example a different size", "use torch.where or masked_fill")
+
+
+def positions_at(use: Use, indices: list[fx.Node | None]) -> list[int]:
+    """The dimensions that are indexed by the position in the batch."""
+    return [dim for dim, node in enumerate(indices) if node is not None and isinstance(use.state(node), Position)]
+
+
 def index(use: Use) -> Result:
     """Advanced indexing: of a shared table by per-example indices, or within each example."""
     indices: list[fx.Node | None] = list(use["indices"])
     source, dims = use.state(use["self"]), indexed_dims(indices)
-    if any(node is not None and node.meta["val"].dtype == torch.bool for node in indices):
-        raise Mixes("boolean indexing gives every example a different size")
+    refuse_booleans(indices)
+    if isinstance(source, Position):
+        raise Mixes("an example's position in the batch is looked up")
     rank = max(len(use.shape(node)) for node in indices if node is not None)
     chosen, is_position = index_layout(use, indices, rank)
     start = result_start(dims)
@@ -153,9 +175,8 @@ def index_within(use: Use, source: Laid, indices: list[fx.Node | None], dims: li
     """Indexing of a per-example tensor: the examples' dimension untouched, or indexed by the batch position."""
     start = result_start(dims)
     if source.dim in dims:
-        node = indices[source.dim]
-        assert node is not None
-        if not isinstance(use.state(node), Position) or not isinstance(chosen, LAID) or (source.outer, source.inner) != (1, 1):
+        whole = positions_at(use, indices) == [source.dim] and (source.outer, source.inner) == (1, 1)
+        if not whole or not isinstance(chosen, LAID):
             raise Mixes("examples are picked by an index", "index the example's own dimensions")
         return Batched(start + chosen.dim)
     if isinstance(chosen, LAID):
@@ -171,22 +192,22 @@ def index_put(use: Use) -> Result:
     indices: list[fx.Node | None] = list(use["indices"])
     base, values, dims = use.state(use["self"]), use.state(use["values"]), indexed_dims(indices)
     rank = max(len(use.shape(node)) for node in indices if node is not None)
-    chosen, _ = index_layout(use, indices, rank)
+    refuse_booleans(indices)
+    chosen, is_position = index_layout(use, indices, rank)
     start = result_start(dims)
     value_shift = len(use.shape(use["self"])) - len(dims) + rank - len(use.shape(use["values"]))
-    if isinstance(base, Constant) and not any(map(use.has_batch, use.shape(use["self"]))):
-        if use["accumulate"] and isinstance(chosen, LAID) and fits(values, chosen, start, value_shift) and base.value == 0:
-            return SUMMED
-        raise Mixes("values are written across examples")
-    if isinstance(chosen, Shared):
+    fitting = isinstance(chosen, LAID) and fits(values, chosen, start, value_shift)
+    if isinstance(chosen, LAID) and is_zero_table(use) and use["accumulate"] and fitting and not is_position:
+        return SUMMED
+    axes = [dim for dim, size in enumerate(use.shape(use["self"])) if use.has_batch(size)]
+    if isinstance(chosen, Shared) and not set(axes) & set(dims):
         batched = values if isinstance(values, LAID) else None
         target = index_within_shape(use, dims, rank, batched, value_shift)
         operands = [(base, use.shape(use["self"]))] + ([(target, use.result_shape())] if target is not None else [])
-        return aligned(use, operands, use.result_shape())
-    if isinstance(base, (LAID, Constant)) and any(isinstance(use.state(n), Position) for n in indices if n is not None):  # type: ignore[arg-type]
-        position_dims = [d for d in dims if isinstance(use.state(indices[d]), Position)]
-        if isinstance(base, Constant) or position_dims == [base.dim]:
-            return Batched(position_dims[0])
+        return differing(use, aligned(use, operands, use.result_shape()), use.result_shape())
+    within = positions_at(use, indices) == axes and isinstance(base, (LAID, Constant))
+    if is_position and within and (fitting or isinstance(values, (Shared, Constant))):
+        return Batched(axes[0])
     raise Mixes("values are written across examples")
 
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from dpcompile.ir.axis import BATCH_SIZE, SHARED, SUMMED, Batched, Constant, Mixes, Position, Shared, State
+from dpcompile.ir.axis import BATCH_SIZE, SHARED, SUMMED, Batched, Constant, Mixes, Position, Shared, State, Uniform
 from dpcompile.kernels.recurrent_ops import EXAMPLE_DIMS
-from dpcompile.rules.rule import LAID, Result, Rule, Use, is_fixed, moved, refuse_numbers, trailing
+from dpcompile.rules.pointwise import random_like
+from dpcompile.rules.rule import LAID, Result, Rule, Use, alike, is_fixed, moved, refuse_numbers, trailing
 
 aten = torch.ops.aten
 REDUCED = 'use reduction="none" and reduce over each example\'s own elements'
@@ -17,6 +18,7 @@ REDUCED = 'use reduction="none" and reduce over each example\'s own elements'
 
 def nll_loss(use: Use) -> Result:
     """Per-element losses; a reduced loss mixes, with ignore_index even its denominator does."""
+    refuse_numbers(use)
     if use["weight"] is not None and not is_fixed(use, use["weight"]):
         raise Mixes("class weights depend on the batch")
     state = aligned_first(use, "self", "target")
@@ -29,17 +31,22 @@ def nll_loss(use: Use) -> Result:
 
 def nll_loss_backward(use: Use) -> Result:
     """The gradient has the layout of the log-probabilities."""
+    refuse_numbers(use)
     if use["reduction"] != 0:
         raise Mixes("the loss is reduced over the elements of all examples", REDUCED)
-    return aligned_first(use, "self", "target")
+    if use["weight"] is not None and not is_fixed(use, use["weight"]):
+        raise Mixes("class weights depend on the batch")
+    return aligned_first(use, "grad_output", "self", "target")
 
 
-def aligned_first(use: Use, left: str, right: str) -> State:
-    """Two operands whose examples lie along the first dimension, folded alike."""
-    states = [use.state(use[name]) for name in (left, right)]
+def aligned_first(use: Use, *names: str) -> State:
+    """Operands whose examples lie along the first dimension, folded alike."""
+    states = [use.state(use[name]) for name in names]
     laid = [state for state in states if isinstance(state, LAID)]
     if any(state.dim != 0 for state in laid) or len({(s.outer, s.inner) for s in laid}) > 1 or not laid:
         raise Mixes("the examples of outputs and targets lie along different axes")
+    if not all(isinstance(state, (*LAID, Constant)) for state in states):
+        raise Mixes("outputs or targets do not hold one row per example")
     return Batched(0, laid[0].outer, laid[0].inner)
 
 
@@ -49,30 +56,30 @@ def attention(use: Use) -> Result:
     The mask (or bias) broadcasts against [B, heads, T, S]; seeds and sequence offsets are shared.
     """
     refuse_numbers(use)
-    mask = use["attn_mask"] if has_argument(use, "attn_mask") else use["attn_bias"] if has_argument(use, "attn_bias") else None
+    mask = next((use[name] for name in ("attn_mask", "attn_bias") if use.has(name)), None)
     operands = [node for node in use.tensors() if node is not mask and use.shape(node)]
     found = [state for state in map(use.state, operands) if isinstance(state, LAID)]
     if mask is not None and isinstance(use.state(mask), LAID):
         found.append(moved(use.state(mask), use.state(mask).dim + 4 - len(use.shape(mask))))  # type: ignore[arg-type, union-attr]
-    wrong = any(not isinstance(use.state(node), (*LAID, Shared, Constant)) for node in operands)
+    wrong = any(not isinstance(use.state(node), (*LAID, Shared, Constant)) for node in [*operands, *([mask] if mask is not None else [])])
     if wrong or not found or len({(s.dim, s.outer, s.inner) for s in found}) > 1 or found[0].dim != 0:
         raise Mixes("the operands of attention hold their examples along different axes")
     return attention_results(use, Batched(0, found[0].outer, found[0].inner))
 
 
-def has_argument(use: Use, name: str) -> bool:
-    """Whether the operation has an argument of this name."""
-    return any(argument.name == name for argument in use.node.target._schema.arguments)  # type: ignore[union-attr]
-
-
 def attention_results(use: Use, state: Batched) -> tuple[State, ...]:
-    """Tensors with a batch-sized dimension are per example; seeds, offsets and sizes are not."""
+    """Tensors with a batch-sized dimension are per example; seeds, offsets and sizes are not.
+
+    The gradient of a bias that all examples share is a sum over them.
+    """
     results: list[State] = []
+    is_backward = "backward" in str(use.node.target)
     for fake in use.node.meta["val"]:
         if isinstance(fake, torch.Tensor) and any(use.has_batch(size) for size in sizes_of(fake)):
             results.append(Batched(use.axis(sizes_of(fake)), state.outer, state.inner))
         else:
-            results.append(BATCH_SIZE if isinstance(fake, torch.SymInt) else SHARED)
+            summed = is_backward and isinstance(fake, torch.Tensor) and fake.dim() > 0
+            results.append(BATCH_SIZE if isinstance(fake, torch.SymInt) else SUMMED if summed else SHARED)
     return tuple(results)
 
 
@@ -85,7 +92,7 @@ def sizes_of(fake: torch.Tensor) -> list[Any]:
 
 def created(use: Use) -> Result:
     """full, zeros, ones and their _like forms: a constant."""
-    name = use.node.target._schema.name  # type: ignore[union-attr]
+    name, dtype = use.node.target._schema.name, use.node.meta["val"].dtype  # type: ignore[union-attr]
     if "empty" in name:
         return Constant(math.nan)
     if "zeros" in name:
@@ -93,30 +100,32 @@ def created(use: Use) -> Result:
     if "ones" in name:
         return Constant(1.0)
     fill = use["s"] if "scalar_tensor" in name else use["value"] if name == "aten::fill" else use["fill_value"]
+    if isinstance(fill, torch.fx.Node) and is_fixed(use, fill):
+        return alike(use, use.result_shape())
     if not isinstance(fill, (int, float)):
-        raise Mixes("the batch size is used as a value", "use a constant that does not depend on the batch")
-    return Constant(float(fill))
+        raise Mixes("a value that depends on the batch or its size fills a tensor", "use a constant")
+    is_exact = dtype.is_floating_point or float(fill).is_integer() and dtype != torch.bool or fill in (0, 1)
+    return Constant(float(fill) if is_exact else math.nan)
 
 
 def arange(use: Use) -> Result:
     """Counting over the batch gives each example's position."""
-    shape = use.result_shape()
-    if not use.has_batch(shape[0]):
-        return SHARED
-    start = use["start"] if any(a.name == "start" for a in use.node.target._schema.arguments) else 0  # type: ignore[union-attr]
-    step = use["step"] if any(a.name == "step" for a in use.node.target._schema.arguments) else 1  # type: ignore[union-attr]
-    if shape[0] == use.symbol and start == 0 and step == 1:
+    size = use.result_shape()[0]
+    start, step = (use[name] if use.has(name) else default for name, default in (("start", 0), ("step", 1)))
+    if size == use.symbol and start == 0 and step == 1:
         return Position(0)
+    if not use.node.all_input_nodes:
+        return SHARED
     raise Mixes("values are counted over the whole batch", "count within one example")
 
 
 def random(use: Use) -> Result:
-    """Random values of a batch-dependent size are drawn per example."""
-    shape = use.result_shape()
-    if not any(map(use.has_batch, shape)):
-        return SHARED
-    dim = use.axis(shape)
-    return Batched(dim, 1, int(shape[dim] / use.symbol))
+    """Random values of a batch-dependent size are drawn per example; those around a given mean lie like it."""
+    if use.tensors():
+        return random_like(use)
+    refuse_numbers(use, ("size",))
+    state = alike(use, use.result_shape())
+    return Batched(state.dim, state.outer, state.inner) if isinstance(state, Uniform) else state
 
 
 def grid_sample(use: Use) -> Result:
@@ -124,7 +133,8 @@ def grid_sample(use: Use) -> Result:
     refuse_numbers(use)
     states = [use.state(node) for node in use.tensors()]
     laid = [state for state in states if isinstance(state, LAID)]
-    if any(state.dim != 0 for state in laid) or len({(s.outer, s.inner) for s in laid}) > 1:
+    one_layout = laid and all(state.dim == 0 for state in laid) and len({(s.outer, s.inner) for s in laid}) == 1
+    if not one_layout or not all(isinstance(state, (*LAID, Constant)) for state in states):
         raise Mixes("the examples of input and grid lie along different axes")
     fakes = use.node.meta["val"]
     state = Batched(0, laid[0].outer, laid[0].inner)
@@ -166,16 +176,17 @@ def recurrent_rules() -> dict[object, Rule]:
 
 
 def overloads(*names: str) -> list[Any]:
-    """All overloads of the named ATen operations that this version of torch has."""
+    """All functional overloads of the named ATen operations that this version of torch has."""
     packets = [getattr(aten, name) for name in names if hasattr(aten, name)]
-    return [getattr(packet, overload) for packet in packets for overload in packet.overloads()]
+    found = [getattr(packet, overload) for packet in packets for overload in packet.overloads()]
+    return [op for op in found if not op._schema.is_mutable and "generator" not in op._overloadname and op._overloadname != "quantized"]
 
 
 POOLS = ("max_pool2d_with_indices", "max_pool2d_with_indices_backward", "avg_pool2d", "avg_pool2d_backward",
          "_adaptive_avg_pool2d", "_adaptive_avg_pool2d_backward", "adaptive_max_pool2d", "adaptive_max_pool2d_backward",
          "upsample_nearest2d", "upsample_nearest2d_backward", "upsample_bilinear2d", "upsample_bilinear2d_backward",
          "upsample_bicubic2d", "upsample_bicubic2d_backward", "reflection_pad2d", "reflection_pad2d_backward",
-         "replication_pad2d", "replication_pad2d_backward", "pixel_shuffle", "pixel_unshuffle", "tril", "triu",
+         "replication_pad2d", "replication_pad2d_backward", "tril", "triu", "col2im",
          "_upsample_nearest_exact2d", "_upsample_nearest_exact2d_backward", "_upsample_bilinear2d_aa",
          "_upsample_bilinear2d_aa_backward")  # fmt: skip
 POOLS_1D = ("avg_pool1d", "upsample_nearest1d", "upsample_nearest1d_backward", "upsample_linear1d",
@@ -183,7 +194,7 @@ POOLS_1D = ("avg_pool1d", "upsample_nearest1d", "upsample_nearest1d_backward", "
             "replication_pad1d_backward", "_upsample_nearest_exact1d", "_upsample_nearest_exact1d_backward")  # fmt: skip
 POOLS_3D = ("max_pool3d_with_indices", "max_pool3d_with_indices_backward", "avg_pool3d", "avg_pool3d_backward",
             "_adaptive_avg_pool3d", "_adaptive_avg_pool3d_backward", "upsample_nearest3d", "upsample_nearest3d_backward",
-            "upsample_trilinear3d", "upsample_trilinear3d_backward", "im2col", "col2im", "replication_pad3d",
+            "upsample_trilinear3d", "upsample_trilinear3d_backward", "im2col", "pixel_shuffle", "pixel_unshuffle", "replication_pad3d",
             "replication_pad3d_backward", "reflection_pad3d", "reflection_pad3d_backward", "max_unpool2d")  # fmt: skip
 ATTENTION = ("_scaled_dot_product_flash_attention", "_scaled_dot_product_flash_attention_backward",
              "_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention_for_cpu_backward",
@@ -191,18 +202,19 @@ ATTENTION = ("_scaled_dot_product_flash_attention", "_scaled_dot_product_flash_a
              "_scaled_dot_product_cudnn_attention", "_scaled_dot_product_cudnn_attention_backward",
              "_scaled_dot_product_fused_attention_overrideable",
              "_scaled_dot_product_fused_attention_overrideable_backward")  # fmt: skip
+SIZES = ("input_size",)
 CREATED = ("full", "zeros", "ones", "empty", "new_full", "new_zeros", "new_ones", "new_empty", "full_like", "zeros_like",
            "ones_like", "empty_like", "scalar_tensor", "fill", "empty_strided", "new_empty_strided")  # fmt: skip
 
 RULES: dict[object, Rule] = {
     **recurrent_rules(),
-    **{op: trailing(2) for op in overloads(*POOLS)},
-    **{op: trailing(1) for op in overloads(*POOLS_1D)},
-    **{op: trailing(3) for op in overloads(*POOLS_3D)},
+    **{op: trailing(2, SIZES) for op in overloads(*POOLS)},
+    **{op: trailing(1, SIZES) for op in overloads(*POOLS_1D)},
+    **{op: trailing(3, SIZES) for op in overloads(*POOLS_3D)},
     **{op: attention for op in overloads(*ATTENTION)},
     **{op: created for op in overloads(*CREATED)},
     **{op: arange for op in overloads("arange")},
-    **{op: random for op in overloads("rand", "randn", "randint", "normal", "randperm")},
+    **{op: random for op in overloads("rand", "randn", "randint", "normal")},
     **{op: grid_sample for op in overloads("grid_sampler_2d", "grid_sampler_2d_backward", "grid_sampler_3d",
                                            "grid_sampler_3d_backward")},
     aten.nll_loss_forward.default: nll_loss, aten.nll_loss2d_forward.default: nll_loss,

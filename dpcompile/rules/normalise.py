@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from dpcompile.ir.axis import SUMMED, Batched, Mixes, Shared, State
-from dpcompile.rules.rule import LAID, Laid, Result, Rule, Use, is_fixed, linear_in
+from dpcompile.rules.rule import LAID, Laid, Result, Rule, Use, is_fixed, linear_in, refuse_numbers
 
 aten = torch.ops.aten
 BATCH_STATISTICS = "batch normalisation in training mode takes mean and variance over the examples of the batch"
@@ -37,7 +37,8 @@ def leading(use: Use, state: Laid, name: str, count: int) -> None:
 
 def layer_norm(use: Use) -> Result:
     """native_layer_norm and _fused_rms_norm: result and statistics per example."""
-    fixed(use, "weight", *(["bias"] if has(use, "bias") else []))
+    refuse_numbers(use, ("normalized_shape",))
+    fixed(use, "weight", *(["bias"] if use.has("bias") else []))
     state = examples(use, "input")
     leading(use, state, "input", len(use["normalized_shape"]))
     return (state,) * len(use.node.meta["val"])
@@ -45,19 +46,16 @@ def layer_norm(use: Use) -> Result:
 
 def layer_norm_backward(use: Use) -> Result:
     """Gradient of the input per example, of scale and shift summed."""
+    refuse_numbers(use, ("normalized_shape",))
     fixed(use, "weight")
-    state = examples(use, "grad_out", "input")
+    state = examples(use, "grad_out", "input", "rstd", *(["mean"] if use.has("mean") else []))
     leading(use, state, "input", len(use["normalized_shape"]))
     return (Batched(state.dim, state.outer, state.inner),) + (SUMMED,) * (len(use.node.meta["val"]) - 1)
 
 
-def has(use: Use, name: str) -> bool:
-    """Whether the operation has an argument of this name."""
-    return any(argument.name == name for argument in use.node.target._schema.arguments)  # type: ignore[union-attr]
-
-
 def group_norm(use: Use) -> Result:
     """Examples along the first dimension; mean and rstd are [N, groups]."""
+    refuse_numbers(use, ("N",))
     fixed(use, "weight", "bias")
     state = examples(use, "input")
     if state.dim != 0:
@@ -67,8 +65,9 @@ def group_norm(use: Use) -> Result:
 
 def group_norm_backward(use: Use) -> Result:
     """Gradient of the input per example, of scale and shift summed."""
+    refuse_numbers(use, ("N",))
     fixed(use, "weight")
-    state = examples(use, "grad_out", "input")
+    state = examples(use, "grad_out", "input", "mean", "rstd")
     if state.dim != 0:
         raise Mixes("group normalisation over the examples")
     return Batched(0, state.outer, state.inner), SUMMED, SUMMED
@@ -76,9 +75,11 @@ def group_norm_backward(use: Use) -> Result:
 
 def batch_norm(use: Use) -> Result:
     """Fixed statistics: pointwise. Batch statistics: legal only with the examples folded into the channels (InstanceNorm)."""
+    refuse_numbers(use)
     state = examples(use, "input")
-    training = use["training"] if has(use, "training") else False
+    training = use["training"] if use.has("training") else False
     if state.dim == 1:
+        per_channel(use, state, "weight", "bias", "running_mean", "running_var")
         return channel_results(use, state)
     if training:
         raise Mixes(BATCH_STATISTICS, BATCH_WAY_OUT)
@@ -87,11 +88,18 @@ def batch_norm(use: Use) -> Result:
     return (state,) + (empty,) * (len(use.node.meta["val"]) - 1)
 
 
+def per_channel(use: Use, state: Laid, *names: str) -> None:
+    """Vectors over channels that hold the examples must hold them in the same way."""
+    for name in names:
+        if not use.has(name) or use[name] is None or use.shape(use[name]) == [0]:
+            continue
+        vector = use.state(use[name])
+        if not isinstance(vector, LAID) or (vector.outer, vector.inner) != (state.outer, state.inner):
+            raise Mixes("a scale or statistic per channel meets channels that hold the examples in another order")
+
+
 def channel_results(use: Use, state: Laid) -> tuple[State, ...]:
     """Results when every channel belongs to one example: statistics are vectors over the folded channels."""
-    for name in ("weight", "bias", "running_mean", "running_var"):
-        if has(use, name) and use[name] is not None and not isinstance(use.state(use[name]), LAID):
-            raise Mixes("a scale per channel meets channels that hold the examples")
     vector = type(state)(0, state.outer, state.inner)
     fakes: Any = use.node.meta["val"]
     return tuple(state if len(fake.shape) > 1 else vector for fake in fakes)
@@ -99,14 +107,16 @@ def channel_results(use: Use, state: Laid) -> tuple[State, ...]:
 
 def batch_norm_backward(use: Use) -> Result:
     """As forward: summed gradients of scale and shift with fixed statistics, per example when folded into channels."""
+    refuse_numbers(use)
     state = examples(use, "grad_out", "input")
     if state.dim == 1:
+        per_channel(use, state, "weight", "running_mean", "running_var", "save_mean", "save_invstd")
         vector = Batched(0, state.outer, state.inner)
         return Batched(1, state.outer, state.inner), vector, vector
     if use["train"]:
         raise Mixes(BATCH_STATISTICS, BATCH_WAY_OUT)
     fixed(use, "weight", "running_mean", "running_var")
-    return Batched(0, state.outer, state.inner), SUMMED, SUMMED
+    return Batched(state.dim, state.outer, state.inner), SUMMED, SUMMED
 
 
 def instance_like(use: Use) -> Result:

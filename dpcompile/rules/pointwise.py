@@ -5,28 +5,51 @@ A linear pointwise operation also serves sums over examples, which is what the t
 
 from __future__ import annotations
 
+import math
+
 import torch
 
-from dpcompile.ir.axis import Batched, Constant, Uniform
-from dpcompile.rules.rule import Result, Rule, Use, additive_in, linear_in, pointwise, refuse_numbers, same_as
+from dpcompile import torch_private
+from dpcompile.ir.axis import Batched, Constant, Mixes, Shared, Uniform
+from dpcompile.rules.rule import (
+    Result, Rule, Use, additive_in, aligned, alike, differing, linear_in, pointwise, refuse_numbers, same_as,
+)  # fmt: skip
 
 aten = torch.ops.aten
 
 
 def clone(use: Use) -> Result:
-    """Copies and casts keep the state of what they copy."""
-    return same_as("self")(use)
+    """Copies and casts keep the state of what they copy; a constant is what its type can hold."""
+    state = same_as("self")(use)
+    return stored(state, use) if isinstance(state, Constant) else state
+
+
+def stored(state: Constant, use: Use) -> Constant:
+    """The constant after a conversion to the type of the result."""
+    fake = use.node.meta["val"]
+    if fake.dtype.is_floating_point or fake.dtype.is_complex or state.value == 0:
+        return state
+    return Constant(math.nan)
+
+
+def copy(use: Use) -> Result:
+    """src in the shape of self."""
+    refuse_numbers(use)
+    state, shape = use.state(use["src"]), use.result_shape()
+    if isinstance(state, Constant):
+        return stored(state, use)
+    common = aligned(use, [(state, use.shape(use["src"]))], shape)
+    return alike(use, shape) if isinstance(common, Shared) else common
 
 
 def random_like(use: Use) -> Result:
     """Random values in the shape of an operand are drawn per element."""
     refuse_numbers(use)
-    state = use.state(use.tensors()[0])
-    if isinstance(state, Uniform):
-        return Batched(state.dim, state.outer, state.inner)
-    if isinstance(state, Constant) and any(map(use.has_batch, use.result_shape())):
-        return Batched(use.axis(use.result_shape()), 1, int(use.result_shape()[use.axis(use.result_shape())] / use.symbol))
-    return state
+    fakes = use.node.meta["val"]
+    shape = use.result_shape() if isinstance(fakes, torch.Tensor) else use.result_shape(0)
+    state = aligned(use, [(use.state(node), use.shape(node)) for node in use.tensors()], shape)
+    state = differing(use, state, shape)
+    return Batched(state.dim, state.outer, state.inner) if isinstance(state, Uniform) else state
 
 
 def native_dropout(use: Use) -> Result:
@@ -34,6 +57,11 @@ def native_dropout(use: Use) -> Result:
     state = random_like(use)
     assert not isinstance(state, tuple)
     return state, state
+
+
+def noisy_rrelu(use: Use) -> Result:
+    """A slope per element, drawn in training."""
+    return (random_like(use),) * 2 if use["training"] else pointwise(use)  # type: ignore[return-value]
 
 
 multilinear = linear_in("self", "other")(pointwise)
@@ -56,7 +84,7 @@ RULES: dict[object, Rule] = {
     aten.clone.default: linear_copy,
     aten._to_copy.default: linear_copy,
     aten.contiguous.default: linear_copy,
-    aten.copy.default: linear_in("src")(same_as("src")),
+    aten.copy.default: linear_in("src")(copy),
     aten.log_sigmoid_forward.default: pointwise,
     aten.log_sigmoid_backward.default: pointwise,
     aten.real.default: pointwise,
@@ -67,7 +95,7 @@ RULES: dict[object, Rule] = {
     aten.rand_like.default: random_like,
     aten.randn_like.default: random_like,
     aten.randint_like.default: random_like,
-    aten.rrelu_with_noise_functional.default: pointwise,
+    aten.rrelu_with_noise_functional.default: noisy_rrelu,
     aten.native_dropout_backward.default: linear_in("grad_output")(pointwise),
     aten.threshold_backward.default: linear_in("grad_output")(pointwise),
     aten._prelu_kernel.default: pointwise,
@@ -77,13 +105,11 @@ RULES: dict[object, Rule] = {
 
 def is_pointwise(target: object) -> bool:
     """Whether torch itself tags the operation as pointwise."""
-    return isinstance(target, torch._ops.OpOverload) and torch.Tag.pointwise in target.tags
+    return isinstance(target, torch_private.OpOverload) and torch.Tag.pointwise in target.tags and not target._schema.is_mutable
 
 
 def elementwise_loss(use: Use) -> Result:
     """A loss with its `reduction` argument: elementwise only when nothing is reduced."""
-    from dpcompile.ir.axis import Mixes
-
     if use["reduction"] != 0:
         raise Mixes("the loss is reduced over the whole batch", 'use reduction="none" and reduce per example')
     return pointwise(use)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from dpcompile.ir.axis import Mixes
-from dpcompile.rules.rule import LAID, Result, Rule, Use, along, linear_in, reduction
+from dpcompile.ir.axis import Constant, Mixes
+from dpcompile.rules.rule import LAID, Result, Rule, Use, aligned, along, is_fixed, linear_in, reduction, refuse_numbers
 
 aten = torch.ops.aten
 
@@ -28,17 +28,34 @@ def sort(use: Use) -> Result:
     return along("dim", "self")(use)
 
 
-def norm_backward(use: Use) -> Result:
-    """Any remaining operation along the example's dimensions."""
-    return along("dim", "self")(use)
-
-
 def searchsorted(use: Use) -> Result:
     """Buckets from shared boundaries."""
-    boundaries = use["sorted_sequence"]
-    if isinstance(use.state(boundaries), LAID):
-        raise Mixes("the sorted sequence differs from example to example")
-    return use.state(use["self"])
+    refuse_numbers(use)
+    boundaries, sorter = use["sorted_sequence"], use["sorter"]
+    if not is_fixed(use, boundaries) or sorter is not None and not is_fixed(use, sorter):
+        raise Mixes("the sorted sequence depends on the batch")
+    return aligned(use, [(use.state(use["self"]), use.shape(use["self"]))], use.result_shape())
+
+
+def renorm(use: Use) -> Result:
+    """Every index of `dim` is normalised over all other dimensions, so that `dim` must hold the examples."""
+    refuse_numbers(use)
+    state, dim = use.state(use["self"]), use["dim"] % len(use.shape(use["self"]))
+    if not isinstance(state, LAID) or state.dim != dim:
+        raise Mixes("renorm takes norms over all dimensions but one, the examples' among them", "give renorm the examples' dimension")
+    return state
+
+
+def constant_kept(rule: Rule) -> Rule:
+    """The mean or the extreme of equal numbers is that number, however many there are."""
+
+    def wrapped(use: Use) -> Result:
+        state, fakes = use.state(use["self"]), use.node.meta["val"]
+        if isinstance(state, Constant) and isinstance(fakes, torch.Tensor):
+            return state
+        return rule(use)
+
+    return wrapped
 
 
 sums, other, softmax = reduction(linear=True), reduction(), along()
@@ -47,8 +64,9 @@ all_elements = reduction(dims=None)
 RULES: dict[object, Rule] = {
     aten.sum.dim_IntList: linear_in("self")(sums),
     aten.sum.default: linear_in("self")(reduction(linear=True, dims=None)),
-    aten.mean.dim: linear_in("self")(mean), aten.mean.default: linear_in("self")(reduction(dims=None)),
-    aten.amax.default: other, aten.amin.default: other, aten.max.dim: other, aten.min.dim: other,
+    aten.mean.dim: linear_in("self")(constant_kept(mean)),
+    aten.mean.default: linear_in("self")(constant_kept(reduction(dims=None))),
+    aten.amax.default: constant_kept(other), aten.amin.default: constant_kept(other), aten.max.dim: other, aten.min.dim: other,
     aten.argmax.default: other, aten.argmin.default: other, aten.logsumexp.default: other,
     aten.var.correction: other, aten.std.correction: other, aten.var_mean.correction: other, aten.prod.dim_int: other,
     aten.any.dim: other, aten.all.dim: other, aten.any.dims: other, aten.all.dims: other, aten.median.dim: other,
@@ -63,5 +81,5 @@ RULES: dict[object, Rule] = {
     aten.argsort.default: sort, aten.glu.default: softmax, aten.glu_backward.default: softmax,
     aten._softmax_backward_data.default: linear_in("grad_output")(cumulative_backward),
     aten._log_softmax_backward_data.default: linear_in("grad_output")(cumulative_backward),
-    aten.renorm.default: along(), aten.searchsorted.Tensor: searchsorted,
+    aten.renorm.default: renorm, aten.searchsorted.Tensor: searchsorted,
 }  # fmt: skip

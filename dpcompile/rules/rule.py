@@ -43,6 +43,10 @@ class Use:
                 return self.node.kwargs.get(name, argument.default_value)
         raise KeyError(name)
 
+    def has(self, name: str) -> bool:
+        """Whether the operation has an argument of this name."""
+        return any(argument.name == name for argument in self.node.target._schema.arguments)  # type: ignore[union-attr]
+
     def state(self, argument: Any) -> State:
         """The state of an argument; numbers and None are Shared."""
         if not isinstance(argument, fx.Node):
@@ -68,6 +72,13 @@ class Use:
         """Whether a size depends on the batch size."""
         return self.symbol in size.free_symbols
 
+    def folded(self, size: sympy.Expr) -> int:
+        """How many positions per example a batch-sized dimension holds."""
+        positions = size / self.symbol
+        if not positions.is_Integer:
+            raise Mixes(f"a size of {size} is no multiple of the batch size")
+        return int(positions)
+
     def axis(self, shape: list[sympy.Expr]) -> int:
         """The one dimension whose size depends on the batch size."""
         found = [dim for dim, size in enumerate(shape) if self.has_batch(size)]
@@ -78,7 +89,7 @@ class Use:
     def laid_out(self, shape: list[sympy.Expr], before: int, like: type[Laid]) -> Laid:
         """The layout of a contiguous tensor whose examples repeat `before` times in row-major order."""
         dim = self.axis(shape)
-        outer, rest = divmod(before, prod(shape[:dim]))
+        outer, rest = divmod(before, prod(shape[:dim]) or 1)
         if rest or outer == 0:
             raise Mixes("a reshape cuts across examples")
         inner = shape[dim] / (outer * self.symbol)
@@ -105,9 +116,13 @@ def moved(state: Laid, dim: int) -> Laid:
     return type(state)(dim, state.outer, state.inner)
 
 
-def refuse_numbers(use: Use) -> None:
-    """A batch size or a batch position used as a value couples examples."""
+def refuse_numbers(use: Use, sizes: tuple[str, ...] = ()) -> None:
+    """A batch size or a batch position used as a value couples examples; the arguments `sizes` may hold batch sizes."""
+    allowed: list[fx.Node] = []
+    fx.node.map_arg([use[name] for name in sizes], allowed.append)
     for node in use.node.all_input_nodes:
+        if node in allowed and isinstance(use.states[node], BatchSize):
+            continue
         if isinstance(use.states[node], BatchSize):
             raise Mixes("the batch size is used as a value, so every example's result depends on how many there are",
                         "divide by a constant, or return per-example values and scale the result afterwards")  # fmt: skip
@@ -132,6 +147,19 @@ def aligned(use: Use, operands: list[tuple[State, list[sympy.Expr]]], shape: lis
         return SHARED
     first = found[0]
     return Batched(first.dim, first.outer, first.inner) if any(isinstance(s, Batched) for s in found) else first
+
+
+def alike(use: Use, shape: list[sympy.Expr]) -> State:
+    """Equal for all examples, but not within one: along the batch-sized dimension if there is one."""
+    if not any(map(use.has_batch, shape)):
+        return SHARED
+    dim = use.axis(shape)
+    return Uniform(dim, 1, use.folded(shape[dim]))
+
+
+def differing(use: Use, state: State, shape: list[sympy.Expr]) -> State:
+    """A state whose elements differ within an example: what is constant is merely equal for all examples."""
+    return alike(use, shape) if isinstance(state, Constant) else state
 
 
 def spread(use: Use, shape: list[sympy.Expr], constant: bool) -> State:
@@ -200,8 +228,11 @@ def reduce_state(use: Use, state: State, reduced: list[int], rank: int, linear: 
             return SUMMED
         raise Mixes("a sum over the batch enters a reduction that is not linear")
     if isinstance(state, Constant):
-        over_batch = any(use.has_batch(use.shape(operand)[dim]) for dim in reduced)
-        return (SUMMED if linear else Constant(math.nan)) if over_batch else Constant(0.0 if state.value == 0 else math.nan)
+        if not any(use.has_batch(use.shape(operand)[dim]) for dim in reduced):
+            return Constant(0.0 if linear and state.value == 0 else math.nan)
+        if linear:
+            return SUMMED
+        raise Mixes("a reduction runs over the batch, so its result depends on how many examples there are")
     assert isinstance(state, LAID)
     if state.dim in reduced:
         if linear:
@@ -223,13 +254,14 @@ def along(name: str = "dim", operand: str = "self") -> Rule:
 
     def rule(use: Use) -> Result:
         refuse_numbers(use)
-        node = use[operand]
-        rank = len(use.shape(node))
+        rank = len(use.shape(use[operand]))
         dims = normal_dims(use[name], rank)
         for tensor in use.tensors():
-            state = use.state(tensor)
-            if isinstance(state, LAID) and state.dim in dims and len(use.shape(tensor)) == rank:
-                raise Mixes(f"the operation runs along dimension {state.dim}, which holds the examples",
+            state, shape = use.state(tensor), use.shape(tensor)
+            held = isinstance(state, LAID) and state.dim in dims or isinstance(state, Constant) and any(
+                use.has_batch(shape[dim]) for dim in dims if dim < len(shape))  # fmt: skip
+            if held and len(shape) == rank:
+                raise Mixes(f"the operation runs along dimension {dims[0]}, which holds the examples",
                             "run it along a dimension of the example itself")  # fmt: skip
         return pointwise_like(use)
 
@@ -237,22 +269,29 @@ def along(name: str = "dim", operand: str = "self") -> Rule:
 
 
 def pointwise_like(use: Use) -> Result:
-    """The operands' common layout, on every result of the same rank."""
+    """The operands' common layout, on every result of the same rank; constants do not stay constant along a dimension."""
     operands = [(use.state(node), use.shape(node)) for node in use.tensors()]
-    rank = max(len(shape) for _, shape in operands)
-    common = aligned(use, operands, [sympy.Integer(1)] * rank if any(isinstance(s, LAID) for s, _ in operands) else operands[0][1])
     fakes = use.node.meta["val"]
-    return common if isinstance(fakes, torch.Tensor) else (common,) * len(fakes)
+    if any(isinstance(state, LAID) for state, _ in operands):
+        rank = max(len(shape) for _, shape in operands)
+        common = aligned(use, operands, [sympy.Integer(1)] * rank)
+        return common if isinstance(fakes, torch.Tensor) else (common,) * len(fakes)
+    if any(isinstance(state, Summed) for state, _ in operands):
+        raise Mixes(MEETS_SUM, SUM_WAY_OUT)
+    if isinstance(fakes, torch.Tensor):
+        return alike(use, use.result_shape())
+    return tuple(alike(use, use.result_shape(i)) for i in range(len(fakes)))
 
 
-def trailing(count: int, results: int = 1) -> Rule:
+def trailing(count: int, sizes: tuple[str, ...] = ()) -> Rule:
     """An operation within the last `count` dimensions (pooling, resizing, padding, matrix functions)."""
 
     def rule(use: Use) -> Result:
-        refuse_numbers(use)
+        refuse_numbers(use, tuple(name for name in sizes if use.has(name)))
         operands = [(use.state(node), use.shape(node)) for node in use.tensors()]
         for state, shape in operands:
-            if isinstance(state, LAID) and state.dim >= len(shape) - count:
+            last = any(map(use.has_batch, shape[-count:]))
+            if isinstance(state, LAID) and state.dim >= len(shape) - count or isinstance(state, Constant) and last:
                 raise Mixes(f"the operation works within the last {count} dimensions, and the examples lie there")
         return pointwise_like(use)
 
@@ -294,7 +333,7 @@ def additive_in(*names: str) -> Callable[[Rule], Rule]:
                 fine = is_sum_or_zero(use.state(node)) if node in jointly else is_fixed(use, node)
                 if not fine:
                     raise Mixes(MEETS_SUM, SUM_WAY_OUT)
-            if any(isinstance(item, (int, float)) and item != 0 for item in jointly):
+            if any(isinstance(item, (int, float, complex)) and item != 0 for item in jointly):
                 raise Mixes("a number is added to a sum over the batch", SUM_WAY_OUT)
             return summed_result(use)
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import sympy
 import torch
 from torch import fx
 
-from dpcompile.ir.axis import SHARED, SUMMED, Batched, Constant, Mixes, Position, Shared, State, Summed, Uniform
+from dpcompile.ir.axis import Batched, BatchSize, Constant, Mixes, Position, Shared, Summed, Uniform
 from dpcompile.ir.graph import size_expression
-from dpcompile.rules.rule import LAID, Laid, Result, Rule, Use, additive_in, aligned, before_examples, moved, normal_dims, prod
+from dpcompile.rules.rule import (
+    LAID, Laid, Result, Rule, Use, additive_in, aligned, alike, before_examples, differing, moved, normal_dims, refuse_numbers,
+)  # fmt: skip
 
 aten = torch.ops.aten
 PICKS = "examples are picked by their place in the batch"
@@ -36,10 +40,37 @@ def keeps_zero(rule: Rule) -> Rule:
     def wrapped(use: Use) -> Result:
         state = use.state(use.node.args[0])
         if isinstance(state, Constant) and state.value != 0:
-            return Uniform(use.axis(use.result_shape())) if any(map(use.has_batch, use.result_shape())) else SHARED
+            return alike(use, use.result_shape())
         return keeps(rule)(use)
 
     return wrapped
+
+
+def fixed_numbers(*names: str) -> Callable[[Rule], Rule]:
+    """These arguments are values, not sizes, and must not be computed from the batch size."""
+
+    def wrap(rule: Rule) -> Rule:
+        def wrapped(use: Use) -> Result:
+            found: list[fx.Node] = []
+            fx.node.map_arg([use[name] for name in names], found.append)
+            if any(isinstance(use.states[node], BatchSize) for node in found):
+                raise Mixes("the batch size is used as a value, so every example's result depends on how many there are",
+                            "use a number that does not depend on the batch")  # fmt: skip
+            return rule(use)
+
+        return wrapped
+
+    return wrap
+
+
+def stop_within_batch(rule: Rule) -> Rule:
+    """The stop of a slice may be the batch size only along the batch; there the rule looks at it."""
+
+    def wrapped(use: Use) -> Result:
+        shape = use.result_shape()
+        return rule(use) if use.has_batch(shape[use["dim"] % len(shape)]) else fixed_numbers("end")(rule)(use)
+
+    return fixed_numbers("start", "step")(wrapped)
 
 
 def laid(use: Use) -> Laid:
@@ -71,8 +102,10 @@ def permute(use: Use) -> Result:
     order = list(range(rank))
     if name == "aten::permute":
         order = [dim % rank for dim in use["dims"]]
+    elif name == "aten::numpy_T":
+        order.reverse()
     else:
-        a, b = (use["dim0"], use["dim1"]) if name == "aten::transpose" else (0, rank - 1)
+        a, b = (use["dim0"], use["dim1"]) if name == "aten::transpose" else (0, -1)
         order[a], order[b] = order[b], order[a]
     state = use.state(use.node.args[0])
     if isinstance(state, Position):
@@ -130,9 +163,7 @@ def repeat(use: Use) -> Result:
     if isinstance(state, Shared):
         if not any(map(use.has_batch, new)):
             return state
-        dim = use.axis(new)
-        inner = new[dim] / use.symbol
-        return Uniform(dim, 1, int(inner))
+        return alike(use, new)
     layout, repeats = laid(use), use["repeats"]
     dim = layout.dim + len(new) - len(use.shape(use.node.args[0]))
     if not isinstance(repeats[dim], int) or sum(map(use.has_batch, new)) != 1:
@@ -204,11 +235,12 @@ def cat(use: Use) -> Result:
     if not found:
         states = {type(state) for state, _ in parts}
         values = {state.value for state, _ in parts if isinstance(state, Constant)}
-        if states == {Constant} and len(values) == 1:
+        if states == {Constant} and len(values) == 1 and not math.isnan(values.pop()):
             return parts[0][0]
-        if any(use.has_batch(size) for size in use.result_shape()):
-            return Uniform(use.axis(use.result_shape()))
-        return SHARED
+        axis, sizes = use["dim"] % len(use.result_shape()), [shape for _, shape in parts]
+        if not states <= {Constant, Shared} or any(use.has_batch(shape[axis]) for shape in sizes):
+            raise Mixes("something is appended to the batch as if it were an example")
+        return alike(use, use.result_shape())
     is_batched = any(isinstance(state, Batched) for state, _ in parts)
     like: type[Laid] = Batched if is_batched else Uniform
     dim, outer, inner = next(iter(found))
@@ -223,8 +255,10 @@ def cat(use: Use) -> Result:
 
 def stack(use: Use) -> Result:
     """Concatenation along a new dimension, which is never the examples'."""
+    refuse_numbers(use)
     parts = [(use.state(node), use.shape(node)) for node in use["tensors"]]
-    state = aligned(use, parts, parts[0][1])
+    same = len({state for state, _ in parts}) == 1 and isinstance(parts[0][0], Constant) and not math.isnan(parts[0][0].value)
+    state = parts[0][0] if same else differing(use, aligned(use, parts, parts[0][1]), parts[0][1])
     dim = use["dim"] % len(use.result_shape())
     return moved(state, state.dim + (dim <= state.dim)) if isinstance(state, LAID) else state
 
@@ -245,7 +279,7 @@ def pad_constant(use: Use) -> Result:
     if isinstance(state, Summed) and use["value"] != 0:
         raise Mixes("a number is appended to a sum over the batch")
     if isinstance(state, Constant) and use["value"] != state.value:
-        return Uniform(use.axis(use.result_shape())) if any(map(use.has_batch, use.result_shape())) else SHARED
+        return alike(use, use.result_shape())
     return pad(use)
 
 
@@ -291,9 +325,10 @@ def diagonal(use: Use) -> Result:
 
 def slice_scatter(use: Use) -> Result:
     """Writing a slice of the example's dimensions."""
+    refuse_numbers(use, ("start", "end"))
     shape = use.result_shape()
     operands = [(use.state(node), use.shape(node)) for node in use.tensors()]
-    state = aligned(use, operands, shape)
+    state = differing(use, aligned(use, operands, shape), shape)
     if isinstance(state, LAID) and use["dim"] % len(shape) == state.dim and not full_range(
             use, use["start"], use["end"], use["step"], shape[state.dim]):  # fmt: skip
         raise Mixes(PICKS, PICKS_WAY_OUT)
@@ -302,11 +337,14 @@ def slice_scatter(use: Use) -> Result:
 
 def select_scatter(use: Use) -> Result:
     """Writing one index of a dimension of the example."""
-    base, source, dim = use.state(use["self"]), use.state(use["src"]), use["dim"] % len(use.result_shape())
-    where = [s.dim + (dim <= s.dim) if i else s.dim for i, s in enumerate((base, source)) if isinstance(s, LAID)]
-    if len(set(where)) > 1 or dim in where:
+    refuse_numbers(use)
+    shape, dim = use.result_shape(), use["dim"] % len(use.result_shape())
+    source, sizes = use.state(use["src"]), use.shape(use["src"])
+    source = moved(source, source.dim + (dim <= source.dim)) if isinstance(source, LAID) else source
+    operands = [(use.state(use["self"]), shape), (source, [*sizes[:dim], sympy.Integer(1), *sizes[dim:]])]
+    if use.has_batch(shape[dim]):
         raise Mixes(PICKS, PICKS_WAY_OUT)
-    return Batched(where[0]) if where else SUMMED
+    return differing(use, aligned(use, operands, shape), shape)
 
 
 @keeps
@@ -320,8 +358,8 @@ def unfold(use: Use) -> Result:
 @keeps_zero
 def slice_backward(use: Use) -> Result:
     """The adjoint of slice: zeros with the gradient in place."""
-    state: State = use.state(use.node.args[0])
-    if isinstance(state, LAID) and use["dim"] % len(use.result_shape()) == state.dim and not full_range(
+    state = laid(use)
+    if use["dim"] % len(use.result_shape()) == state.dim and not full_range(
             use, use["start"], use["end"], use["step"], use.result_shape()[state.dim]):  # fmt: skip
         raise Mixes(PICKS, PICKS_WAY_OUT)
     return state
@@ -329,15 +367,17 @@ def slice_backward(use: Use) -> Result:
 
 RULES: dict[object, Rule] = {
     aten.view.default: view, aten._unsafe_view.default: view, aten.reshape.default: view, aten._reshape_alias.default: view,
-    aten.view_as_real.default: per_example, aten.view_as_complex.default: per_example,
+    aten.view_as_real.default: keeps_zero(per_example), aten.view_as_complex.default: keeps_zero(per_example),
     aten.permute.default: permute, aten.transpose.int: permute, aten.t.default: permute, aten.numpy_T.default: permute,
     aten.unsqueeze.default: unsqueeze, aten.squeeze.dim: squeeze, aten.squeeze.dims: squeeze, aten.squeeze.default: squeeze,
-    aten.expand.default: expand, aten.repeat.default: repeat, aten.slice.Tensor: slice_, aten.select.int: select,
-    aten.select_backward.default: select_backward, aten.slice_backward.default: slice_backward, aten.unbind.int: unbind,
+    aten.expand.default: expand, aten.repeat.default: repeat, aten.slice.Tensor: stop_within_batch(slice_), aten.select.int: fixed_numbers("index")(select),
+    aten.select_backward.default: fixed_numbers("index")(select_backward),
+    aten.slice_backward.default: stop_within_batch(slice_backward), aten.unbind.int: unbind,
     aten.split.Tensor: split, aten.split_with_sizes.default: split, aten.unsafe_split.Tensor: split,
     aten.unsafe_split_with_sizes.default: split, aten.cat.default: additive_in("tensors")(cat), aten.stack.default: additive_in("tensors")(stack),
-    aten.constant_pad_nd.default: pad_constant, aten.flip.default: flip, aten.roll.default: roll,
-    aten.as_strided.default: as_strided, aten.diagonal.default: diagonal, aten.unfold.default: unfold,
-    aten.slice_scatter.default: additive_in("self", "src")(slice_scatter),
+    aten.constant_pad_nd.default: fixed_numbers("pad", "value")(pad_constant), aten.flip.default: flip,
+    aten.roll.default: fixed_numbers("shifts")(roll),
+    aten.as_strided.default: as_strided, aten.diagonal.default: fixed_numbers("offset")(diagonal), aten.unfold.default: unfold,
+    aten.slice_scatter.default: additive_in("self", "src")(stop_within_batch(slice_scatter)),
     aten.select_scatter.default: additive_in("self", "src")(select_scatter),
 }  # fmt: skip

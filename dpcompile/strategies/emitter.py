@@ -18,6 +18,7 @@ from dpcompile.ir.errors import CaptureError
 from dpcompile.ir.graph import JointGraph, value
 from dpcompile.ir.site import Operand
 from dpcompile.kernels import layout
+from dpcompile.kernels.traceable import TRACEABLE
 
 
 class Emitter:
@@ -82,7 +83,7 @@ class Emitter:
         fakes, keywords = fx.node.map_arg((args, kwargs or {}), lambda node: node.meta["val"])
         mode = self.joint.fakes
         with torch_private.tracing_context(mode), torch.no_grad():  # type: ignore[arg-type]
-            result = function(*fakes, **keywords)
+            result = TRACEABLE.get(function, function)(*fakes, **keywords)
         if self.joint.symbol in torch_private.specialised(mode):  # type: ignore[arg-type]
             raise CaptureError(f"{getattr(function, '__name__', function)} would fix the batch size")
         return result

@@ -144,7 +144,7 @@ def rank_of(argument: Any) -> int:
 
 def through_tail(site: Site, gradients: Mapping[fx.Node, fx.Node], emitter: Emitter) -> fx.Node:
     """The parameter's per-example gradients f[B, *shape] from those of its contractions."""
-    stacked: dict[fx.Node, fx.Node] = dict(gradients)
+    stacked = {node: wide(own, emitter) for node, own in gradients.items()}
     for node in site.tail:
         if narrows(node) and node.args[0] in stacked:
             stacked[node] = stacked[node.args[0]]  # type: ignore[index]

@@ -1,0 +1,124 @@
+"""The promise in numbers: what one example contributes never exceeds the clip norm by more than the stated slack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dpcompile import DPCompileError, dpcompile
+from dpcompile.strategies import NORMS
+from oracle import whole_norm
+from zoo_layers import Using
+
+SLACK = 1e-4
+CLIP = 1e-3
+DTYPES = (torch.float32, torch.bfloat16)
+WIDTH = 64
+
+
+def shifted_and_cancelling(positions: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Inputs far from zero and output gradients that sum to zero over positions: large terms, a small gradient."""
+    a = torch.randn(1, positions, WIDTH) + 10
+    g = torch.randn(1, positions, WIDTH)
+    return a.to(dtype), (g - g.mean(1, keepdim=True)).to(dtype)
+
+
+def given_gradient(model: nn.Module, *batch: Tensor) -> Tensor:
+    """Losses f[B] whose gradient with respect to the model's output is the last tensor of the batch."""
+    *inputs, g = batch
+    return (model(*inputs) * g).flatten(1).sum(1, dtype=torch.float32)
+
+
+def linear() -> nn.Module:
+    """A weight and a bias over positions."""
+    return nn.Linear(WIDTH, WIDTH)
+
+
+def tied() -> nn.Module:
+    """One weight in two products whose gradients all but cancel."""
+    return Using(lambda m, a: m.a(a) - m.a(a + 1e-2 * a.flip(1)), a=nn.Linear(WIDTH, WIDTH, bias=False))
+
+
+def convolution() -> nn.Module:
+    """A convolution over positions."""
+    conv = nn.Conv1d(WIDTH, WIDTH, 3, padding=1, bias=False)
+    return Using(lambda m, a: m.c(a.transpose(1, 2)).transpose(1, 2), c=conv)
+
+
+def scales() -> nn.Module:
+    """Scale and shift of a normalisation."""
+    return nn.LayerNorm(WIDTH)
+
+
+def table() -> nn.Module:
+    """An embedding of few rows: many positions add up in one row."""
+    return Using(lambda m, a: m.e((a[..., 0] > 10).long()), e=nn.Embedding(3, WIDTH))
+
+
+def tied_head() -> nn.Module:
+    """A table that is looked up and multiplied with."""
+    def call(m: Any, a: Tensor) -> Tensor:
+        return torch.nn.functional.linear(m.e((a[..., 0] > 10).long()) + a, m.e.weight)
+
+    return Using(call, e=nn.Embedding(WIDTH, WIDTH))
+
+
+MODELS = (linear, tied, convolution, scales, table, tied_head)
+
+
+def contribution(make: Callable[[], nn.Module], strategy: str, positions: int, dtype: torch.dtype) -> float:
+    """The largest norm of a clipped gradient over three batches of one example, in units of the clip norm."""
+    private = dpcompile(make().to(dtype), loss=given_gradient, max_grad_norm=CLIP, strategy=strategy)
+    steps = [private(*shifted_and_cancelling(positions, dtype)) for _ in range(3)]
+    assert all(step.norms.item() > CLIP for step in steps), "the probe must be clipped"
+    return max(whole_norm(step.grads) for step in steps) / CLIP
+
+
+def accepts(make: Callable[[], nn.Module], strategy: str) -> bool:
+    """Whether a strategy can be forced on a model."""
+    try:
+        dpcompile(make(), loss=given_gradient, strategy=strategy)(*shifted_and_cancelling(5, torch.float32))
+    except DPCompileError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("positions", [64, 257])
+@pytest.mark.parametrize("make", MODELS, ids=lambda make: make.__name__)
+def test_one_example_contributes_at_most_the_clip_norm(make: Any, positions: int, dtype: torch.dtype) -> None:
+    assert contribution(make, "auto", positions, dtype) <= 1 + SLACK
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("positions", [64, 257])
+@pytest.mark.parametrize("strategy", [name for name in NORMS if name != "outer"])
+def test_every_norm_strategy_keeps_the_bound(strategy: str, positions: int, dtype: torch.dtype) -> None:
+    models = [make for make in MODELS if accepts(make, strategy)]
+    assert models, "no probe for this strategy"
+    for make in models:
+        assert contribution(make, strategy, positions, dtype) <= 1 + SLACK, make.__name__
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_rank_one_gradients_keep_the_bound(dtype: torch.dtype) -> None:
+    make = lambda: Using(lambda m, a: torch.nn.functional.pad(m.a(a[:, 0])[:, None], (0, 0, 0, a.shape[1] - 1)), a=nn.Linear(WIDTH, WIDTH))  # noqa: E731
+    assert contribution(make, "outer", 64, dtype) <= 1 + SLACK
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_batch_contributes_at_most_its_number_of_examples(dtype: torch.dtype) -> None:
+    private = dpcompile(linear().to(dtype), loss=given_gradient, max_grad_norm=CLIP)
+    a, g = shifted_and_cancelling(64, dtype)
+    step = private(a.expand(7, -1, -1), g.expand(7, -1, -1))
+    assert whole_norm(step.grads) <= 7 * CLIP * (1 + SLACK)
+
+
+def test_float64_needs_no_slack() -> None:
+    private = dpcompile(linear().double(), loss=lambda m, a, g: (m(a) * g).flatten(1).sum(1), max_grad_norm=CLIP, strategy="gram")
+    a, g = shifted_and_cancelling(257, torch.float64)
+    assert whole_norm(private(a, g).grads) <= CLIP * (1 + 1e-9)
