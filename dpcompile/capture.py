@@ -23,6 +23,7 @@ from dpcompile import torch_private
 from dpcompile.batch import Batch
 from dpcompile.ir.errors import CaptureError, DPCompileError, InvalidInput, refusal
 from dpcompile.ir.graph import Input, JointGraph, size_expression, value
+from dpcompile.kernels.bags import RegularBags
 from dpcompile.kernels.recurrent import RecurrentSites
 from dpcompile.losses import Program, check_losses, public_name
 from dpcompile.provenance import annotated_modules, record_places
@@ -90,7 +91,7 @@ class Step:
         held = dict(zip([*self.parameters, *self.state], [*parameters, *state], strict=True))
         held = {f"program.{name}": tensor for name, tensor in held.items()}
         step = Differentiated(self.program, parameters, size, self.reentrant)
-        with annotated_modules(self.program), RecurrentSites(), DenseGradients():
+        with annotated_modules(self.program), RecurrentSites(), RegularBags(), DenseGradients():
             return functional_call(step, held, args, kwargs, tie_weights=True)
 
 

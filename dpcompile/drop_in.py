@@ -5,25 +5,23 @@
     criterion(out, y).backward()       # p.grad += sum over examples of clip_factor * gradient
     module.last_step.norms             # f32[B] of the last backward
 
-Forward runs the model itself, without autograd. Backward receives the gradient of the loss with respect to the
-outputs, the *cotangents*, and runs the compiled step of the losses
+Forward runs the model itself, without autograd. Backward receives the gradient of the loss with respect to
+the outputs and runs the compiled step of `dpcompile.cotangents` from the same state of the random
+generators and buffers. Its per-example gradients are those of the outside loss exactly when that loss is a
+sum (or mean) over examples of terms that depend on one example's output each.
 
-    loss_b = sum over example b's own elements of output * cotangent
-
-from the same state of the random generators and buffers. Its per-example gradients are those of the outside loss
-exactly when that loss is a sum (or mean) over examples of terms that depend on one example's output each.
-
-NOT verified: the loss is never seen. A loss that looks at several examples at once (a contrastive loss, a mean over
-all tokens of a ragged batch, division by a count that depends on the batch) makes one example's cotangent depend on
-others, and then the sum is not bounded by the clip norm under add/remove. Whatever depends on the data must go
-through the module's output. Where that matters, give the loss to `dpcompile` and call its step.
+NOT verified: the loss is never seen. A loss that looks at several examples at once (a contrastive loss, a
+mean over all tokens of a ragged batch, division by a count that depends on the batch) makes what one
+example sends back depend on others, and then the sum is not bounded by the clip norm under add/remove.
+Whatever depends on the data must go through the module's output. Where that matters, give the loss to
+`dpcompile` and call its step.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import torch
@@ -31,7 +29,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from dpcompile.batch import Batch, flatten_batch
-from dpcompile.ir.errors import DPCompileError, InvalidInput
+from dpcompile.cotangents import check_same_draws, cotangent_batch, example_axes
+from dpcompile.ir.errors import InvalidInput
 from dpcompile.pipeline import Compiled, Options
 from dpcompile.recall import Recall
 from dpcompile.report.text import Report
@@ -39,9 +38,10 @@ from dpcompile.step import Step
 from dpcompile.torch_private import flatten
 from dpcompile.trees import find_tensors, with_tensors
 
-NOT_VERIFIED = "the loss is outside of the module and not verified: it must be a sum or mean of one term per example"
+NOT_VERIFIED = (
+    "the loss is outside of the module and not verified: it must be a sum or mean of one term per example"
+)
 REDUCTIONS = ("mean", "sum")
-MISMATCH = 0.05  # rounding stays far below it, other dropout masks far above it
 
 
 class PrivateSteps(Protocol):
@@ -61,40 +61,34 @@ class PrivateSteps(Protocol):
     def report(self) -> Report: ...
 
 
-def cotangent_losses(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], cotangents: tuple[Tensor, ...],
-                     dims: tuple[int, ...]) -> Tensor:  # fmt: skip
-    """f[B]: for each example the sum of output * cotangent over its own elements; `dims` are the example axes."""
-    outputs = [t for t in find_tensors(model(*args, **kwargs)) if t.is_floating_point()]
-    products = [(o * c).movedim(dim, 0) for o, c, dim in zip(outputs, cotangents, dims, strict=True)]
-    losses = [p.reshape(p.shape[0], -1).sum(1, dtype=torch.promote_types(p.dtype, torch.float32)) for p in products]
-    total = losses[0]
-    for other in losses[1:]:
-        total = total + other
-    return total
-
-
+@dataclasses.dataclass(eq=False)
 class Pending:
-    """One forward that waits for its backward; dies with the autograd graph of its outputs."""
+    """One forward that waits for its backward; dies with the autograd graph of its outputs.
 
-    def __init__(self, module: DropIn, compiled: Compiled | None, args: Any, kwargs: Any, outputs: list[Tensor],
-                 dims: tuple[int, ...], recall: Recall) -> None:  # fmt: skip
-        self.module, self.compiled, self.args, self.kwargs, self.dims = module, compiled, args, kwargs, dims
-        self.outputs = outputs
-        self.recall = recall
-        self.done = False
+    compiled: None for an empty batch. outputs: the floating-point ones, detached; dims: their example axes.
+    """
+
+    module: DropIn
+    compiled: Compiled | None
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    outputs: list[Tensor]
+    dims: tuple[int, ...]
+    recall: Recall
+    done: bool = False
 
 
 class ClippedBackward(torch.autograd.Function):
     """Outputs as they were computed; the gradient of every parameter is its clipped sum."""
 
     @staticmethod
-    def forward(ctx: Any, pending: Pending, outputs: list[Tensor], *parameters: nn.Parameter) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, pending: Pending, outputs: list[Tensor], *parameters: Tensor) -> tuple[Tensor, ...]:
         """Hand the outputs on."""
         ctx.pending = pending
         return tuple(outputs)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         """Clipped sums in the order of the parameters, in their dtypes."""
         pending: Pending = ctx.pending
@@ -103,21 +97,25 @@ class ClippedBackward(torch.autograd.Function):
 
 
 class DropIn(nn.Module):
-    """The model with a private backward; parameters, buffers and state_dict are the model's own, without a prefix.
+    """The model with a private backward; names of parameters, buffers and state are the model's own.
 
-    Without autograd (`torch.no_grad()`) it is the model. One forward per backward. `last_step` holds losses (here:
-    inner products of outputs and cotangents), norms, clip factors and flags of the last backward, without `grads`.
+    Without autograd (`torch.no_grad()`) it is the model. One forward per backward. `last_step` holds losses
+    (here inner products of outputs and cotangents), norms, clip factors and flags of the last backward, but
+    no `grads`.
     """
 
     inner: PrivateSteps
     private: PrivateSteps
 
-    def __init__(self, private: PrivateSteps, inner: PrivateSteps, loss_reduction: str, output_dim: Any) -> None:
+    def __init__(
+        self, private: PrivateSteps, inner: PrivateSteps, loss_reduction: str, output_dim: Any
+    ) -> None:
         super().__init__()
         if loss_reduction not in REDUCTIONS:
-            raise InvalidInput(f"loss_reduction={loss_reduction!r} does not exist; use one of {', '.join(REDUCTIONS)}")
+            names = ", ".join(REDUCTIONS)
+            raise InvalidInput(f"loss_reduction={loss_reduction!r} does not exist; use one of {names}")
         self.model = private.model
-        self.__dict__.update(private=private, inner=inner)  # not as submodules: their names would be the model's twice
+        self.__dict__.update(private=private, inner=inner)  # not submodules: the model is one already
         self.loss_reduction, self.output_dim = loss_reduction, output_dim
         self.last_step: Step | None = None
         self.pending: weakref.ref[Pending] | None = None
@@ -128,64 +126,53 @@ class DropIn(nn.Module):
         if not torch.is_grad_enabled() or not parameters:
             return self.model(*args, **kwargs)
         self.check_free()
-        flat = flatten_batch(args, kwargs, self.prefix(args))
         given = [leaf for leaf in flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
-        if any(leaf.requires_grad for leaf in given):
-            raise InvalidInput("an input requires grad, but the private backward ends at the module's inputs; detach() "
-                               "it, or compile the whole model")  # fmt: skip
+        check_detached(given)
+        size = flatten_batch(args, kwargs, self.prefix(args)).size
         recall = Recall(self.model, given)
         with torch.no_grad():
             returned = self.model(*args, **kwargs)
         recall.keep_changed_buffers()
-        floating = [t for t in find_tensors(returned) if t.is_floating_point()]
-        dims = self.dims_of(floating, flat.size)
-        compiled = self.compile(flat_with(args, kwargs, floating, dims, self.prefix(args))) if flat.size else None
-        kept = [t.detach() for t in floating]
-        pending = Pending(self, compiled, args, kwargs, kept, dims, recall)
+        outputs = [tensor for tensor in find_tensors(returned) if tensor.is_floating_point()]
+        dims = example_axes(outputs, size, self.output_dim)
+        compiled = (
+            self.compiled_for(cotangent_batch(args, kwargs, outputs, dims, self.prefix(args)))
+            if size
+            else None
+        )
+        detached = [tensor.detach() for tensor in outputs]
+        pending = Pending(self, compiled, args, kwargs, detached, dims, recall)
         own = {id(tensor) for tensor in (*given, *self.model.parameters(), *self.model.buffers())}
-        outputs = [t.detach() if id(t) in own else t for t in floating]
-        tracked = ClippedBackward.apply(pending, outputs, *parameters)  # type: ignore[no-untyped-call]
+        fresh = [d if id(tensor) in own else tensor for d, tensor in zip(detached, outputs, strict=True)]
+        tracked = ClippedBackward.apply(pending, fresh, *parameters)  # type: ignore[no-untyped-call]
         self.pending = weakref.ref(pending)
-        return with_tensors(returned, dict(zip(map(id, floating), tracked, strict=True)))
+        return with_tensors(returned, dict(zip(map(id, outputs), tracked, strict=True)))
 
     def check_free(self) -> None:
         """Refuse a second forward while the outputs of the last one can still be differentiated."""
         waiting = self.pending() if self.pending is not None else None
         if waiting is not None and not waiting.done:
             raise InvalidInput(
-                "a second forward before the backward of the first: every example would be clipped once per forward and "
-                "contribute several times the clip norm. Call backward first; run evaluation under torch.no_grad(); or "
-                "delete the first output if it is not needed"
+                "a second forward before the backward of the first: every example would be clipped once per "
+                "forward and contribute several times the clip norm. Call backward first; evaluate under "
+                "torch.no_grad(); or delete the first output if it is not needed"
             )
 
     def prefix(self, args: tuple[Any, ...]) -> Any:
-        """batch_dim for the model's own arguments: a tuple may also name the target, which stays outside."""
+        """batch_dim for the model's own arguments: a tuple may name the target too, which stays outside."""
         dim = self.private.batch_dim
         return dim[: len(args)] if isinstance(dim, tuple) and not isinstance(dim[-1], dict) else dim
 
-    def dims_of(self, outputs: list[Tensor], size: int) -> tuple[int, ...]:
-        """The example axis of every floating-point output."""
-        if not outputs:
-            raise InvalidInput("the model returns no floating-point tensor, so nothing can be differentiated")
-        wanted = self.output_dim if isinstance(self.output_dim, (tuple, list)) else [self.output_dim] * len(outputs)
-        if len(wanted) != len(outputs):
-            raise InvalidInput(f"output_dim={self.output_dim!r} but the model returns {len(outputs)} floating-point tensors")
-        for tensor, dim in zip(outputs, wanted, strict=True):
-            if not -tensor.dim() <= dim < tensor.dim() or tensor.shape[dim] != size:
-                raise InvalidInput(
-                    f"an output of shape {list(tensor.shape)} has no example axis of size {size} at dim {dim}. Return one "
-                    "entry per example and compute the loss outside, or say with output_dim= where the examples lie"
-                )
-        return tuple(dim % tensor.dim() for tensor, dim in zip(outputs, wanted, strict=True))
-
-    def compile(self, batch: Batch) -> Compiled:
-        """The compiled step; random models run in eager, whose generators draw what the model itself draws."""
+    def compiled_for(self, batch: Batch) -> Compiled:
+        """The compiled step; random models run in eager, which draws what the model itself draws."""
         compiled = self.inner.compiled(batch)
         if not compiled.runner.random:
             return compiled
         if self.inner.microbatch is not None:
-            raise InvalidInput('schedule="microbatch" draws per chunk, but forward drew for the whole batch; use '
-                               'schedule="one-pass", or call the step of dpcompile(model, loss=...)')  # fmt: skip
+            raise InvalidInput(
+                'schedule="microbatch" draws per chunk, but forward drew for the whole batch; use '
+                'schedule="one-pass", or call the step of dpcompile(model, loss=...)'
+            )
         if compiled.runner.backend == "inductor":
             self.inner.options = dataclasses.replace(self.inner.options, backend="eager")
             compiled = self.inner.compiled(batch)
@@ -194,13 +181,16 @@ class DropIn(nn.Module):
     def step_of(self, pending: Pending, cotangents: tuple[Tensor, ...]) -> Step:
         """The private step that belongs to a forward, for these cotangents."""
         if pending.done:
-            raise InvalidInput("a second backward of one forward: every example would contribute twice the clip norm. "
-                               "Run forward again, or add the losses and call backward once")  # fmt: skip
+            raise InvalidInput(
+                "a second backward of one forward: every example would contribute twice the clip norm. Run "
+                "forward again, or add the losses and call backward once"
+            )
         pending.recall.check_unchanged(self.model)
         pending.done = True
         size = pending.outputs[0].shape[pending.dims[0]]
         cotangents = tuple(c * size if self.loss_reduction == "mean" else c for c in cotangents)
-        flat = flat_with(pending.args, pending.kwargs, cotangents, pending.dims, self.prefix(pending.args))
+        prefix = self.prefix(pending.args)
+        flat = cotangent_batch(pending.args, pending.kwargs, cotangents, pending.dims, prefix)
         if pending.compiled is None:
             step = self.inner.empty_step(flat)
         else:
@@ -209,7 +199,7 @@ class DropIn(nn.Module):
             with pending.recall.restored():
                 step = self.inner.run(pending.compiled, flat, counted)
             if pending.compiled.runner.random:
-                check_same_draws(step.losses, pending, cotangents)
+                check_same_draws(step.losses, pending.outputs, cotangents, pending.dims)
         self.last_step = dataclasses.replace(step, grads={})
         return step
 
@@ -227,13 +217,13 @@ class DropIn(nn.Module):
                 raise
             return getattr(self.model, name)
 
-    def named_parameters(self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True) -> Iterator[tuple[str, nn.Parameter]]:
+    def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Parameter]]:
         """The model's own, without a prefix."""
-        return self.model.named_parameters(prefix, recurse, remove_duplicate)
+        return self.model.named_parameters(*args, **kwargs)
 
-    def named_buffers(self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True) -> Iterator[tuple[str, Tensor]]:
+    def named_buffers(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, Tensor]]:
         """The model's own, without a prefix."""
-        return self.model.named_buffers(prefix, recurse, remove_duplicate)
+        return self.model.named_buffers(*args, **kwargs)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """The model's own state_dict, without a prefix."""
@@ -248,25 +238,10 @@ class DropIn(nn.Module):
         return {**self.__dict__, "pending": None}
 
 
-def flat_with(args: tuple[Any, ...], kwargs: dict[str, Any], cotangents: Sequence[Tensor], dims: tuple[int, ...],
-              prefix: Any) -> Batch:  # fmt: skip
-    """The batch of `cotangent_losses`; cotangents are contiguous, so that their strides never cause a new trace."""
-    inputs, named = prefix if isinstance(prefix, tuple) and prefix and isinstance(prefix[-1], dict) else (prefix, 0)
-    if isinstance(inputs, int) and not isinstance(named, dict):
-        named = inputs
-    dense = tuple(cotangent.detach().contiguous() for cotangent in cotangents)
-    return flatten_batch((args, kwargs, dense, dims), {}, (inputs, named, dims, 0))
-
-
-def check_same_draws(losses: Tensor, pending: Pending, cotangents: tuple[Tensor, ...]) -> None:
-    """Refuse where the compiled step saw other random numbers than forward: its gradient is of other outputs."""
-    products = [(o.double() * c.double()).movedim(d, 0).reshape(len(losses), -1)
-                for o, c, d in zip(pending.outputs, cotangents, pending.dims, strict=True)]  # fmt: skip
-    expected = sum(p.sum(1) for p in products)
-    scale = sum(p.abs().sum(1) for p in products)
-    deviation = (losses.double() - expected).abs()
-    if bool((deviation > MISMATCH * scale + torch.finfo(losses.dtype).tiny).any()):
-        raise DPCompileError(
-            "the compiled backward drew other random numbers than forward (a fused kernel draws in its own order), so its "
-            'gradient would be of other outputs. Use backend="eager", or give the loss to dpcompile and call its step'
+def check_detached(tensors: list[Tensor]) -> None:
+    """Refuse inputs that wait for a gradient, which would silently never come."""
+    if any(tensor.requires_grad for tensor in tensors):
+        raise InvalidInput(
+            "an input requires grad, but the private backward ends at the module's inputs; detach() it, or "
+            "compile the whole model"
         )

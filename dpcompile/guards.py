@@ -7,12 +7,11 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch import nn
 
+from dpcompile import fingerprint
 from dpcompile.batch import Batch
 from dpcompile.losses import Program
 
-PLAIN = (bool, int, float, str, bytes, type(None))
 TRACE_LIMIT = 8
 T = TypeVar("T")
 
@@ -25,7 +24,7 @@ class Traces(Generic[T]):
         self.latest: T | None = None
 
     def get(self, key: tuple[Any, ...], compile_anew: Callable[[], T]) -> T:
-        """The compiled thing for this fingerprint; a model that keeps changing is warned about, with the change."""
+        """The compiled thing for this fingerprint; warns about a model that keeps changing."""
         if key not in self.by_key:
             compiled = compile_anew()
             if len(self.by_key) >= TRACE_LIMIT:
@@ -42,35 +41,31 @@ class Traces(Generic[T]):
 
 
 def guard_key(program: Program, batch: Batch) -> tuple[Any, ...]:
-    """A hashable fingerprint of batch layout, parameters, buffers, the modules' plain attributes and torch's modes."""
-    tensors = [*program.named_parameters(remove_duplicate=False), *program.named_buffers(remove_duplicate=False)]
-    held = tuple((n, id(t), tuple(t.shape), t.dtype, str(t.device), t.requires_grad, t.stride()) for n, t in tensors)
-    modules = tuple(map(module_key, program.modules()))
-    return ("batch", batch.key), ("parameters", held), ("modules", modules), ("torch", torch_key(batch.tensors[0].device))
+    """A hashable fingerprint of batch layout, parameters, buffers, modules' attributes, torch's modes."""
+    tensors = [
+        *program.named_parameters(remove_duplicate=False),
+        *program.named_buffers(remove_duplicate=False),
+    ]
+    held = tuple(
+        (n, id(t), tuple(t.shape), t.dtype, str(t.device), t.requires_grad, t.stride()) for n, t in tensors
+    )
+    known: dict[int, Any] = {}
+    modules = tuple(fingerprint.of_module(module, known) for module in program.modules())
+    return (
+        ("batch", batch.key),
+        ("parameters", held),
+        ("modules", modules),
+        ("torch", torch_key(batch.tensors[0].device)),
+    )
 
 
 def torch_key(device: torch.device) -> tuple[Any, ...]:
-    """The modes of torch that a trace follows: autocast, the default type, how float32 products may be rounded."""
+    """The modes of torch that a trace follows: autocast, default type, rounding of float32 products."""
     kinds = sorted({"cpu", device.type})
-    autocast = tuple((kind, torch.get_autocast_dtype(kind)) for kind in kinds if torch.is_autocast_enabled(kind))
+    autocast = tuple(
+        (kind, torch.get_autocast_dtype(kind)) for kind in kinds if torch.is_autocast_enabled(kind)
+    )
     return autocast, torch.get_default_dtype(), torch.get_float32_matmul_precision()
-
-
-def module_key(module: nn.Module) -> tuple[Any, ...]:
-    """Identity, mode and plain attributes of one module."""
-    plain = tuple((k, plain_value(v)) for k, v in module.__dict__.items() if k == "training" or k[0] != "_")
-    return (id(module), len(module._forward_hooks), len(module._forward_pre_hooks), plain)
-
-
-def plain_value(value: Any) -> Any:
-    """A hashable stand-in for an attribute: its value if it is plain, else its identity."""
-    if isinstance(value, PLAIN):
-        return value
-    if isinstance(value, tuple) and all(isinstance(item, PLAIN) for item in value):
-        return value
-    if isinstance(value, list) and all(isinstance(item, PLAIN) for item in value):
-        return tuple(value)
-    return id(value)
 
 
 def changed(old: tuple[Any, ...], new: tuple[Any, ...]) -> str:

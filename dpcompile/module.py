@@ -10,7 +10,8 @@ from torch import Tensor, fx, nn
 
 from dpcompile.batch import Batch, checked_mask, chunks, flatten_batch
 from dpcompile.cost.hardware import HARDWARE, Hardware
-from dpcompile.drop_in import DropIn, cotangent_losses
+from dpcompile.cotangents import cotangent_losses
+from dpcompile.drop_in import DropIn
 from dpcompile.guards import Traces, guard_key
 from dpcompile.ir.errors import InvalidInput, StrategyError
 from dpcompile.ir.printer import format_graph
@@ -107,7 +108,7 @@ class PrivateModule(nn.Module):
 
     def joined(self, raws: list[Raw]) -> Step:
         """The chunks of one step together; sums are added, per-example results concatenated."""
-        grads = {name: gradient for name, gradient in raws[0].gradients.items()}
+        grads = dict(raws[0].gradients)
         for raw in raws[1:]:
             for name, gradient in raw.gradients.items():
                 grads[name] = grads[name] + gradient

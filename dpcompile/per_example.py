@@ -1,4 +1,4 @@
-"""Every example's own gradient: the same capture and analysis as a step, materialised instead of clipped and summed."""
+"""Every example's own gradient: traced like a step, materialised instead of clipped and summed."""
 
 from __future__ import annotations
 
@@ -14,18 +14,29 @@ from dpcompile.pipeline import compile_gradients
 from dpcompile.runtime import GraphCall
 
 
-def per_example_gradients(program: Program, trainable: Iterable[tuple[str, nn.Parameter]], batch: Batch, backend: str,
-                          traces: Traces[GraphCall]) -> dict[str, Tensor]:  # fmt: skip
+def per_example_gradients(
+    program: Program,
+    trainable: Iterable[tuple[str, nn.Parameter]],
+    batch: Batch,
+    backend: str,
+    traces: Traces[GraphCall],
+) -> dict[str, Tensor]:
     """{name: f[B, *shape]} for the trainable parameters (name, parameter), in their order; float32 or wider.
 
-    Parameters without a gradient path have zeros, and so has every parameter of an empty batch. NOT private. Takes
-    B times the memory of the gradients. Buffers keep their values.
+    Parameters without a gradient path have zeros, and so has every parameter of an empty batch. NOT private.
+    Takes B times the memory of the gradients. Buffers keep their values.
     """
     found: dict[str, Tensor] = {}
     if batch.size:
         call = traces.get(guard_key(program, batch), lambda: compile_gradients(program, batch, backend))
-        found = {name: value for (kind, name), value in call.outputs(*batch.tensors).items() if kind == "per_example_gradient"}
-    return {name: found[name] if name in found else zeros(parameter, batch.size) for name, parameter in trainable}
+        found = {
+            name: value
+            for (kind, name), value in call.outputs(*batch.tensors).items()
+            if kind == "per_example_gradient"
+        }
+    return {
+        name: found[name] if name in found else zeros(parameter, batch.size) for name, parameter in trainable
+    }
 
 
 def zeros(parameter: nn.Parameter, size: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a forward pass started from, so that a later backward can start from the same: random state and buffers."""
+"""What a forward pass started from, so that a later backward starts from the same state."""
 
 from __future__ import annotations
 
@@ -19,20 +19,25 @@ class Recall:
         self.device = tensors[0].device
         self.state = rng_state(self.device)
         self.buffers = [(buffer, buffer._version, buffer.clone()) for buffer in model.buffers()]
-        self.watched = [(tensor, tensor._version) for tensor in (*model.parameters(), *tensors)]
+        watched = [tensor for tensor in (*model.parameters(), *tensors) if not tensor.is_inference()]
+        self.watched = [(tensor, tensor._version) for tensor in watched]
         self.modes = [module.training for module in model.modules()]
 
     def keep_changed_buffers(self) -> None:
         """After forward: only buffers that it wrote to need their old values."""
-        self.buffers = [(buffer, version, old) for buffer, version, old in self.buffers if buffer._version != version]
+        self.buffers = [entry for entry in self.buffers if entry[0]._version != entry[1]]
 
     def check_unchanged(self, model: nn.Module) -> None:
         """Refuse a backward whose forward ran on other values or in another mode."""
         if any(tensor._version != version for tensor, version in self.watched):
-            raise InvalidInput("a parameter or an input was written to between forward and backward; call backward before "
-                               "optimizer.step(), and run forward again otherwise")  # fmt: skip
+            raise InvalidInput(
+                "a parameter or an input was written to between forward and backward; call backward before "
+                "optimizer.step(), and run forward again otherwise"
+            )
         if [module.training for module in model.modules()] != self.modes:
-            raise InvalidInput("train() or eval() was called between forward and backward; call backward first")
+            raise InvalidInput(
+                "train() or eval() was called between forward and backward; call backward first"
+            )
 
     @contextlib.contextmanager
     def restored(self) -> Iterator[None]:

@@ -82,8 +82,8 @@ class Runner(GraphCall):
         named = self.outputs(*tensors, mask, max_grad_norm)
         gradients = {name: v for (kind, name), v in named.items() if kind == "gradient"}
         buffers = {name: v for (kind, name), v in named.items() if kind == "buffer"}
-        first = (named[kind, ""] for kind in ("losses", "norms", "clip_factors", "nonfinite"))
-        return Raw(*first, gradients, buffers)
+        losses, norms, factors, nonfinite = (named[k, ""] for k in ("losses", "norms", "clip_factors", "nonfinite"))
+        return Raw(losses, norms, factors, nonfinite, gradients, buffers)
 
     def without(self, raw: Raw, bad: Tensor, tensors: Sequence[Tensor], mask: Tensor, max_grad_norm: Tensor,
                 state: Any) -> Raw:  # fmt: skip

@@ -29,8 +29,10 @@ def collect(tree: Any, found: dict[int, Tensor]) -> None:
         for entry in entries.values():
             collect(entry, found)
     elif not isinstance(tree, PLAIN):
-        raise InvalidInput(f"the model returns a {type(tree).__name__}, which may hide tensors; return tensors in tuples, "
-                           "lists, dicts or dataclasses (a transformers model: use_cache=False)")  # fmt: skip
+        raise InvalidInput(
+            f"the model returns a {type(tree).__name__}, which may hide tensors; return tensors in tuples, "
+            "lists, dicts or dataclasses (a transformers model: use_cache=False)"
+        )
 
 
 def entries_of(tree: Any) -> dict[Any, Any] | None:

@@ -1,20 +1,20 @@
 """Compare a compiled step with the plain loop over single examples, and check that examples are independent.
 
-The loop is the user's own program, one example at a time, by ordinary autograd: in a float64 copy where the model can
-be copied and runs in float64, else in its own types. The step runs as configured, chunks and backend included.
+The loop is the user's own program, one example at a time, by ordinary autograd: in a float64 copy where the
+model can be copied and runs in float64, else in its own types. The step runs as configured, chunks and
+backend included.
 
-Models that draw random numbers cannot draw the same numbers for a batch and for its examples one by one. For them
-step and loop both take one example at a time, every random operation starting from the same seed, so that both see
-the same masks; inductor draws by a generator of its own, so the same graph runs in eager. Examples together are then
-judged on the captured graph alone, with every example's draws held fixed.
+Models that draw random numbers cannot draw the same numbers for a batch and for its examples one by one. For
+them step and loop both take one example at a time, every random operation starting from the same seed, so
+that both see the same masks; inductor draws by a generator of its own, so the same graph runs in eager.
+Examples together are then judged on the captured graph alone, with every example's draws held fixed.
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,12 +22,13 @@ import torch
 from torch import Tensor
 
 from dpcompile import torch_private
+from dpcompile.analysis.company import COPIES, RUNS
 from dpcompile.analysis.draws import has_draws
 from dpcompile.analysis.example_axis import example_axis
 from dpcompile.analysis.examples import draw_examples, example_dims, take
 from dpcompile.analysis.independence import DRAWS, check_independence
-from dpcompile.analysis.lockstep import COPIES, RUNS
-from dpcompile.analysis.plain_run import deviation, error_of_losses, finite, norm, run_plainly
+from dpcompile.analysis.loop import Loop, as_batch, in_float64, loop, singles, wide
+from dpcompile.analysis.plain_run import deviation, error_of_losses, finite, norm
 from dpcompile.analysis.rounding import whole_tolerance
 from dpcompile.batch import Batch
 from dpcompile.capture import capture
@@ -43,10 +44,11 @@ SHOWN = 6  # parameters in the printed table
 class Verification:
     """Result of a comparison; all errors are relative, and `ok` says that none is above `tolerance`.
 
-    losses: largest error of a loss, relative to the larger of 1 and the loss. norms: largest error of a norm, relative
-    to the largest norm. gradients: per parameter, the norm of the error of the clipped sum, relative to the largest
-    clipped gradient over all parameters. independence: None if it holds, else what contradicts it. examples: how many
-    were compared. reference: what the loop ran on. notes: what could be compared in part only, and why.
+    losses: largest error of a loss, relative to the larger of 1 and the loss. norms: largest error of a norm,
+    relative to the largest norm. gradients: per parameter, the norm of the error of the clipped sum, relative
+    to the largest clipped gradient over all parameters. independence: None if it holds, else what contradicts
+    it. examples: how many were compared. reference: what the loop ran on. notes: what could be compared in
+    part only, and why.
     """
 
     ok: bool
@@ -66,26 +68,32 @@ class Verification:
     def __str__(self) -> str:
         word = "agrees" if self.ok else "DISAGREES"
         lines = [f"the compiled step {word} with a loop over {self.examples} examples ({self.reference})"]
-        lines += [f"  {name:<32} {error:.1e}" for name, error in (("losses", self.losses), ("norms", self.norms))]
+        lines += [
+            f"  {name:<32} {error:.1e}" for name, error in (("losses", self.losses), ("norms", self.norms))
+        ]
         ordered = sorted(self.gradients.items(), key=lambda item: -item[1])
         lines += [f"  {'sum of ' + name:<32} {error:.1e}" for name, error in ordered[:SHOWN]]
         if len(ordered) > SHOWN:
             lines.append(f"  {f'{len(ordered) - SHOWN} more parameters':<32} at most {ordered[SHOWN][1]:.1e}")
         lines.append(f"  {'tolerance':<32} {self.tolerance:.1e}")
-        lines.append(f"  examples are independent: {'yes' if self.independence is None else self.independence}")
+        lines.append(
+            f"  examples are independent: {'yes' if self.independence is None else self.independence}"
+        )
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
 
 def verify(private: Any, batch: Batch, examples: int, strict: bool) -> Verification:
     """Verify a private module on the first few examples of a batch.
 
-    Leaves p.grad, buffers, module attributes and random state as they were. Raises VerificationError if `strict` and
-    something is off; refusals of compilation come as usual.
+    Leaves p.grad, buffers, module attributes and random state as they were. Raises VerificationError if
+    `strict` and something is off; refusals of compilation come as usual.
     """
     if examples < 1:
         raise InvalidInput(f"examples must be at least 1, got {examples}")
     count = min(examples, batch.size)
-    devices = list({t.device.index or 0 for t in (*batch.tensors, *private.program.parameters()) if t.is_cuda})
+    devices = list(
+        {t.device.index or 0 for t in (*batch.tensors, *private.program.parameters()) if t.is_cuda}
+    )
     with torch.random.fork_rng(devices=devices), kept_buffers(private.program), torch.inference_mode(False):
         result = Comparison(private, batch, count).result()
     if strict and not result.ok:
@@ -104,55 +112,6 @@ def kept_buffers(program: Program) -> Iterator[None]:
         with torch.no_grad():
             for buffer, start in kept:
                 buffer.copy_(start)
-
-
-@dataclass(frozen=True)
-class Loop:
-    """What the loop finds: losses and norms f[n], and the clipped sums in float64 with their natural scale."""
-
-    losses: Tensor
-    norms: Tensor
-    sums: Mapping[str, Tensor]
-    scale: float
-
-
-def loop(program: Program, batch: Batch, limit: float) -> Loop:
-    """One example at a time; factor min(1, C / norm), and 0 where the norm is not finite."""
-    losses, norms, sums, scale = [], [], {}, 0.0
-    for leaves in singles(batch):
-        plain = run_plainly(program, batch.layout, leaves, 1)
-        gradients = {name: g for name, g in plain.gradients.items() if g is not None}
-        whole = math.hypot(*(float(torch.linalg.vector_norm(g.to(wide(g.dtype)))) for g in gradients.values()))
-        factor = (min(1.0, limit / whole) if whole > 0 else 1.0) if math.isfinite(whole) else 0.0
-        losses.append(plain.losses)
-        norms.append(whole)
-        if factor > 0:
-            scale = max(scale, factor * whole)
-            for name, gradient in gradients.items():
-                part = gradient.to(wide(gradient.dtype)) * factor
-                sums[name] = sums[name] + part if name in sums else part
-    return Loop(torch.cat(losses), torch.tensor(norms, dtype=torch.float64), sums, scale)
-
-
-def wide(dtype: torch.dtype) -> torch.dtype:
-    """The type in float64 precision."""
-    return torch.complex128 if dtype.is_complex else torch.float64
-
-
-def singles(batch: Batch) -> list[list[Tensor]]:
-    """Every example of a batch as a batch of one."""
-    return [take(batch.tensors, example_dims(batch), [row]) for row in range(batch.size)]
-
-
-def as_batch(batch: Batch, tensors: Sequence[Tensor], size: int) -> Batch:
-    """The same layout with other examples."""
-    return Batch(batch.layout, list(tensors), size, batch.key)
-
-
-def in_float64(program: Program, batch: Batch) -> tuple[Program, Batch]:
-    """A float64 copy of the program, and the batch for it."""
-    doubled = copy.deepcopy(program).double()
-    return doubled, as_batch(batch, [t.double() if t.is_floating_point() else t for t in batch.tensors], batch.size)
 
 
 class Comparison:
@@ -188,13 +147,20 @@ class Comparison:
     def one_by_one(self) -> Step:
         """The step of a random model, one example at a time with the draws that the loop will see."""
         if self.compiled.runner.backend != "eager":
-            self.notes.append("inductor draws random numbers of its own; the same graph was compared in eager")
+            self.notes.append(
+                "inductor draws random numbers of its own; the same graph was compared in eager"
+            )
             self.compiled = replace(self.compiled, runner=Runner(self.compiled.joint, self.program, "eager"))
-        self.notes.append("the model draws random numbers: every example was compared alone, with the same draws; examples "
-                          "together were checked on the captured graph with draws held fixed")  # fmt: skip
+        self.notes.append(
+            "the model draws random numbers: every example was compared alone, with the same draws; "
+            "examples together were checked on the captured graph with draws held fixed"
+        )
         with torch_private.equal_draws():
             steps = [self.run(as_batch(self.batch, leaves, 1)) for leaves in singles(self.batch)]
-        parts = {f: torch.cat([getattr(s, f) for s in steps]) for f in ("losses", "norms", "clip_factors", "nonfinite")}
+        parts = {
+            f: torch.cat([getattr(s, f) for s in steps])
+            for f in ("losses", "norms", "clip_factors", "nonfinite")
+        }
         grads = {name: torch.stack([s.grads[name] for s in steps]).sum(0) for name in steps[0].grads}
         return Step(grads=grads, **parts)
 
@@ -203,8 +169,16 @@ class Comparison:
         narrow = any(p.dtype != torch.float64 for p in self.program.parameters())
         if narrow and not self.random:  # random operations draw other numbers in other types
             try:
-                found = self.compared(step, loop(*in_float64(self.program, self.batch), self.limit), "in a float64 copy")
-            except (DPCompileError, RuntimeError, TypeError, ValueError, AttributeError):  # cannot be copied or converted
+                found = self.compared(
+                    step, loop(*in_float64(self.program, self.batch), self.limit), "in a float64 copy"
+                )
+            except (
+                DPCompileError,
+                RuntimeError,
+                TypeError,
+                ValueError,
+                AttributeError,
+            ):  # cannot be copied or converted
                 found = None
             if found is not None and found.ok:
                 return found
@@ -219,7 +193,9 @@ class Comparison:
         gradients = {name: deviation(total.to(wide(total.dtype)), expected.sums.get(name)) / scale
                      for name, total in step.grads.items()}  # fmt: skip
         ok = all(error <= self.tolerance for error in (losses, norms, *gradients.values()))
-        return Verification(ok, losses, norms, gradients, None, self.batch.size, self.tolerance, reference, tuple(self.notes))
+        return Verification(
+            ok, losses, norms, gradients, None, self.batch.size, self.tolerance, reference, tuple(self.notes)
+        )
 
     def mixture_in_graph(self) -> str | None:
         """The check of compilation once more, on a fresh capture."""
@@ -232,7 +208,9 @@ class Comparison:
         return None
 
     def mixture_in_step(self) -> str | None:
-        """What changes for an example when others are removed or permuted; a contradiction must show in every draw."""
+        """What changes for an example when others are removed or permuted; a contradiction must show in every
+        draw.
+        """
         why: str | None = None
         for attempt in range(DRAWS):
             examples, dims = draw_examples(self.batch, attempt), example_dims(self.batch)
@@ -250,10 +228,15 @@ class Comparison:
                 return "an example's loss changes with the other examples of the batch"
             if error_of_norms(steps[other].norms[one[1]], steps[run].norms[one[0]]) > self.tolerance:
                 return "an example's gradient norm changes with the other examples of the batch"
-        base, moved, single, extra = (step.grads for step in steps)
-        scale = max(math.hypot(*(norm(g) for g in part.values())) for part in (base, moved, single, extra))
+        base, moved, single, last, first = (step.grads for step in steps)
+        scale = max(
+            math.hypot(*(norm(g) for g in part.values())) for part in (base, moved, single, last, first)
+        )
         for name, total in base.items():
-            if deviation(total + extra[name], moved[name] + single[name]) > 3 * self.tolerance * scale:
+            if (
+                deviation(total + last[name], moved[name] + single[name] + first[name])
+                > 3 * self.tolerance * scale
+            ):
                 return f"the sum over the batch of {name} is not the sum over its parts"
         return None
 

@@ -6,10 +6,11 @@ Before                                              After (fc2.weight)
   mm_1:   f32[C, H] = mm(t_3, relu)                   materialize: f32[B, C, H] = dp.materialize(relu, grad_y)
   return (losses, mm_1)                               return (losses, materialize)
 
-Sound because a site's contraction is a sum over examples of terms that depend on one example each: the materialised
-terms are the gradients of the single losses, and the linear tail behind the contraction applies to each of them
-(Goodfellow 2015; Rochette et al. 2019). It runs in place of the other passes: nothing is clipped, so what the graph
-returns is not private, and new values of buffers are dropped because no step is made.
+Sound because a site's contraction is a sum over examples of terms that depend on one example each: the
+materialised terms are the gradients of the single losses, and the linear tail behind the contraction
+applies to each of them (Goodfellow 2015; Rochette et al. 2019). It runs in place of the other passes:
+nothing is clipped, so what the graph returns is not private, and new values of buffers are dropped because
+no step is made.
 """
 
 from __future__ import annotations

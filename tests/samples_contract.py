@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from meaning import N, Operand, Sample, Size, batched, call, constant, position, positive, shared, summed, uniform
+from meaning import N, Operand, Sample, Size, batched, call, constant, positive, shared, summed, uniform
 
 aten = torch.ops.aten
 MATRICES: tuple[tuple[Operand, Operand], ...] = (
@@ -16,7 +16,7 @@ MATRICES: tuple[tuple[Operand, Operand], ...] = (
     (uniform(3, N), uniform(N, 2)), (constant(1.0, N, 5), shared(5, 3)), (shared(3, 5), constant(1.0, 5, N)), (constant(1.0, 3, N), batched(N, 2)),
     (constant(2.0, 3, N), constant(1.0, N, 2)), (constant(1.0, 3, 5), shared(5, 2)),
     (constant(2.0, N, 5), constant(1.0, 5, 3)), (summed(3, 5), shared(5, 2)), (shared(3, 5), summed(5, 2)), (summed(3, 5), summed(5, 2)),
-    (batched(N, 5), summed(5, 2)), (summed(3, 5), batched(5, N)), (position(N, 1), shared(1, 3)), (shared(3, 1), position(1, N)),
+    (batched(N, 5), summed(5, 2)), (summed(3, 5), batched(5, N)),
 )  # fmt: skip
 BATCHES: tuple[tuple[Operand, Operand], ...] = (
     (batched(N, 3, 5), batched(N, 5, 2)), (batched(N, 3, 5, inner=2), batched(N, 5, 2, inner=2)), (batched(N, 3, 5, inner=2), batched(N, 5, 2, outer=2)),
@@ -29,7 +29,7 @@ BATCHES: tuple[tuple[Operand, Operand], ...] = (
 
 def with_bias(op: Any, bias: tuple[int, ...], pairs: tuple[tuple[Operand, Operand], ...]) -> list[Sample]:
     """The product with a shared bias, and single ones with others."""
-    return [call(op, shared(*bias), *pair) for pair in pairs]
+    return [call(op, shared(*bias), *pair) for pair in pairs if len(bias) == 1 or pair[1].shape[-1] == 2]
 
 
 CONVOLVED = ([2], [1], [1], False, [0], 1)
@@ -74,8 +74,9 @@ CONTRACTIONS: tuple[Sample, ...] = (
     *(call(aten.convolution.default, x, w, b, *options) for options in (CONVOLVED, TRANSPOSED) for x, w, b in (
         (images(N), shared(3, 3, 2), None), (images(N, inner=2), shared(3, 3, 2), shared(3)), (images(N, outer=2), shared(3, 3, 2), shared(3)),
         (uniform(N, 3, 7), shared(3, 3, 2), shared(3)), (constant(1.0, N, 3, 7), shared(3, 3, 2), shared(3)), (constant(1.0, N, 3, 7), constant(1.0, 3, 3, 2), None),
-        (images(N), summed(3, 3, 2), None), (shared(1, 3, 7), summed(3, 3, 2), None), (shared(1, 3, 7), batched(N, 3, 2), None) if options is CONVOLVED else
-        (shared(1, 3, 7), batched(3, N, 2), None), (images(N), shared(3, 3, 2), summed(3)), (summed(1, 3, 7), shared(3, 3, 2), None), (batched(2, 3, N), shared(3, 3, 2), None))),
+        (images(N), summed(3, 3, 2), None), (shared(1, 3, 7), summed(3, 3, 2), None), (images(N), shared(3, 3, 2), summed(3)), (summed(1, 3, 7), shared(3, 3, 2), None), (batched(2, 3, N), shared(3, 3, 2), None))),
+    call(aten.convolution.default, shared(1, 3, 7), batched(N, 3, 2), None, *CONVOLVED, cautious=True),
+    call(aten.convolution.default, shared(1, 3, 7), batched(3, N, 2), None, *TRANSPOSED, cautious=True),
     call(aten.convolution.default, batched(1, N, 7, inner=3), batched(N, 3, 2, inner=2), None, [1], [0], [1], False, [0], Size()),
     backward(batched(N, 2, 4), images(N), shared(2, 3, 2)), backward(batched(N, 2, 4, inner=2), images(N, inner=2), shared(2, 3, 2)),
     backward(batched(N, 2, 4, outer=2), images(N, inner=2), shared(2, 3, 2)), backward(uniform(N, 2, 4), images(N), shared(2, 3, 2)),
@@ -92,9 +93,24 @@ CONTRACTIONS: tuple[Sample, ...] = (
 )  # fmt: skip
 
 
+BATCH_NORMS = (aten.native_batch_norm.default, aten._native_batch_norm_legit_functional.default)
+
+
 def gaps(*shape: int | None, **folded: int) -> Operand:
     """Statistics."""
     return batched(*shape, draw=positive, **folded)
+
+
+def rms_norm_backward(g: torch.Tensor, x: torch.Tensor, sizes: Any, rstd: torch.Tensor, weight: torch.Tensor, mask: Any) -> Any:
+    """What the operation means; it runs on a GPU only."""
+    scaled, normalised = g * weight, x * rstd
+    dx = rstd * (scaled - normalised * (scaled * normalised).mean(-1, keepdim=True))
+    return dx, (g * normalised).flatten(0, -2).sum(0)
+
+
+def cudnn_batch_norm(*args: Any) -> Any:
+    """The native operation and some working memory; it runs on a GPU only."""
+    return *aten.native_batch_norm.default(*args), torch.zeros(0)
 
 
 NORMALISATIONS: tuple[Sample, ...] = (
@@ -116,8 +132,9 @@ NORMALISATIONS: tuple[Sample, ...] = (
     call(aten.native_layer_norm_backward.default, batched(3, N), batched(3, N), [Size()], shared(3, 1), shared(3, 1), None, None, [True, False, False]),
     *(call(aten._fused_rms_norm.default, x, sizes, w, 1e-5) for x, sizes, w in (
         (batched(N, 3, 5), [5], shared(5)), (batched(3, N, 5), [5], None), (batched(N, 5, inner=3), [5], shared(5)), (uniform(N, 5), [5], shared(5)), (summed(3, 5), [5], shared(5)),
-        (batched(N, 5), [5], summed(5)), (batched(3, N), [Size()], None), (constant(1.0, N, 5), [5], shared(5)))),
-    *(call(aten._fused_rms_norm_backward.default, g, x, [5], rstd, w, [True, True], **more) for g, x, rstd, w, more in (
+        (batched(N, 5), [5], summed(5)), (constant(1.0, N, 5), [5], shared(5)))),
+    call(aten._fused_rms_norm.default, batched(3, N), [Size()], None, 1e-5),
+    *(call(aten._fused_rms_norm_backward.default, g, x, [5], rstd, w, [True, True], run=rms_norm_backward, **more) for g, x, rstd, w, more in (
         (batched(N, 3, 5), batched(N, 3, 5), gaps(N, 3, 1), shared(5), {}), (batched(3, N, 5), batched(3, N, 5), gaps(3, N, 1), shared(5), {}),
         (batched(N, 5, inner=3), batched(N, 5, inner=3), gaps(N, 1, inner=3), shared(5), {}), (batched(N, 5, inner=3), batched(N, 5, inner=3), gaps(N, 1, outer=3), shared(5), {}),
         (batched(N, 5, inner=3), batched(N, 5, outer=3), gaps(N, 1, outer=3), shared(5), {}), (uniform(N, 5), batched(N, 5), gaps(N, 1), shared(5), {}),
@@ -134,7 +151,7 @@ NORMALISATIONS: tuple[Sample, ...] = (
         (batched(N, 4, 5, inner=3), batched(N, 4, 5, inner=3), batched(N, 2, inner=3), gaps(N, 2, outer=3), shared(4), Size(lambda b: 3 * b), {}),
         (uniform(N, 4, 5), batched(N, 4, 5), batched(N, 2), gaps(N, 2), shared(4), Size(), {}), (batched(N, 4, 5), batched(N, 4, 5), batched(N, 2), gaps(N, 2), summed(4), Size(), {}),
         (summed(3, 4, 5), shared(3, 4, 5), shared(3, 2), shared(3, 2), shared(4), 3, {"must": True}))),
-    *(s for op in (aten.native_batch_norm.default, aten._native_batch_norm_legit_functional.default) for training in (True, False) for s in (
+    *(s for op in BATCH_NORMS for training in (True, False) for s in (
         call(op, batched(N, 3, 5), shared(3), shared(3), shared(3), shared(3, draw=positive), training, 0.1, 1e-5),
         call(op, batched(N, 3, 5, inner=2), shared(3), shared(3), shared(3), shared(3, draw=positive), training, 0.1, 1e-5),
         call(op, uniform(N, 3, 5), shared(3), shared(3), shared(3), shared(3, draw=positive), training, 0.1, 1e-5),
@@ -143,6 +160,8 @@ NORMALISATIONS: tuple[Sample, ...] = (
         call(op, batched(1, N, 5, inner=3), uniform(N, inner=3), uniform(N, inner=3), uniform(N, inner=3), uniform(N, inner=3, draw=positive), training, 0.1, 1e-5),
         call(op, batched(1, N, 5, inner=3), uniform(N, outer=3), uniform(N, inner=3), uniform(N, inner=3), uniform(N, inner=3, draw=positive), training, 0.1, 1e-5))),
     call(aten.native_batch_norm.default, batched(1, N, 5, inner=3), None, None, None, None, True, 0.1, 1e-5),
+    *(call(aten.cudnn_batch_norm.default, x, w, shared(3), shared(3), shared(3, draw=positive), training, 0.1, 1e-5, run=cudnn_batch_norm)
+      for training in (True, False) for x, w in ((batched(N, 3, 5), shared(3)), (batched(N, 3, 5), summed(3)), (batched(2, 3, N), shared(3)), (batched(N, 3, 5, inner=2), shared(3)), (uniform(N, 3, 5), shared(3)))),
     *(call(aten._native_batch_norm_legit.no_stats, x, w, None, True, 0.1, 1e-5) for x, w in (
         (batched(N, 3, 5), shared(3)), (batched(1, N, 5, inner=3), None), (batched(1, N, 5, inner=3), uniform(N, inner=3)), (batched(1, N, 5, inner=3), uniform(N, outer=3)), (uniform(N, 3, 5), None))),
     *(call(aten._native_batch_norm_legit_no_training.default, x, w, w, shared(3), shared(3, draw=positive), 0.1, 1e-5) for x, w in (

@@ -15,9 +15,9 @@ ROOT = Path(__file__).parent.parent
 # In the order in which data flows: a module imports its own room and the rooms above it. A room is a
 # folder or a file directly under dpcompile/. Kernels stand above the rooms that emit calls to them.
 ROOMS = (
-    "torch_private", "ir", "kernels", "rules", "losses", "batch", "guards", "provenance", "simplify",
+    "torch_private", "ir", "kernels", "rules", "losses", "fingerprint", "batch", "guards", "provenance", "simplify",
     "capture", "analysis", "cost", "strategies", "plan", "passes", "report", "runtime", "pipeline", "step",
-    "verify", "per_example", "trees", "recall", "drop_in", "module", "demo", "__main__",
+    "verify", "per_example", "trees", "cotangents", "recall", "drop_in", "module", "demo", "__main__",
 )  # fmt: skip
 LINES_PER_FILE = 300
 LINES_PER_FUNCTION = 50

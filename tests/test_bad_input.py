@@ -54,7 +54,7 @@ def assert_same(before: dict[str, Any], after: dict[str, Any]) -> None:
         ({"strategy": {"0.weight": ("outer", "bookkeep")}}, "outer"),
         ({"strategy": {"encoder.*": ("gram", "bookkeep")}}, r"encoder"),
     ],
-    ids=lambda value: str(value) if isinstance(value, dict) else "",
+    ids=lambda value: ", ".join(value) if isinstance(value, dict) else "",
 )
 def test_wrong_argument_is_refused_by_name(arguments: dict[str, Any], word: str) -> None:
     options = {"model": mlp(3, 5, 2), "loss": squares} | arguments

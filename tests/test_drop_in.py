@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dpcompile import DPCompileError, dpcompile
+from dpcompile.cotangents import check_same_draws
 from oracle import expect, relative_error
 from zoo_case import squares
 from zoo_layers import Using, spectral
@@ -22,13 +23,19 @@ from zoo_transformers import vit
 NORM = 0.3
 
 
-def small() -> tuple[nn.Module, Tensor, Tensor]:
+def last_norms(module: Any) -> Tensor:
+    """Norms f[B] of the last backward."""
+    norms: Tensor = module.last_step.norms
+    return norms
+
+
+def small() -> tuple[Any, Tensor, Tensor]:
     """A classifier in float64 and a batch of seven examples."""
     torch.manual_seed(0)
     return mlp(3, 5, 2).double(), torch.randn(7, 3, dtype=torch.float64), torch.randint(0, 2, (7,))
 
 
-def largest_error(model: nn.Module, sums: dict[str, Tensor]) -> float:
+def largest_error(model: Any, sums: dict[str, Tensor]) -> float:
     """The deviation of p.grad from expected sums, in units of the clip norm."""
     return max(relative_error(p.grad, sums[name], NORM) for name, p in model.named_parameters())
 
@@ -41,7 +48,7 @@ def test_backward_leaves_the_clipped_sum(reduction: str, size: int) -> None:
     module = dpcompile(model, max_grad_norm=NORM).as_module(reduction)
     F.cross_entropy(module(x[:size]), y[:size], reduction=reduction).backward()
     assert largest_error(model, expected.sums) < 1e-12
-    assert torch.allclose(module.last_step.norms, expected.norms) and module.last_step.grads == {}
+    assert torch.allclose(last_norms(module), expected.norms)
 
 
 def test_gradients_add_up_over_steps_as_autograd_does() -> None:
@@ -90,7 +97,9 @@ def two_losses(out: Heads) -> Tensor:
 
 def test_nested_outputs_and_keyword_arguments() -> None:
     model, x, scale = TwoHeads().double(), torch.randn(7, 3).double(), torch.rand(7).double()
-    expected = expect(model, lambda m, x, **kwargs: two_losses(m(x, **kwargs)), (x,), {"scale": scale}, 0, NORM)
+    expected = expect(
+        model, lambda m, x, **kwargs: two_losses(m(x, **kwargs)), (x,), {"scale": scale}, 0, NORM
+    )
     out = dpcompile(model, max_grad_norm=NORM).as_module("sum")(x, scale=scale)
     assert isinstance(out, Heads) and out.number == 3 and out.extra["pair"][1].dtype == torch.int64
     two_losses(out).sum().backward()
@@ -98,7 +107,8 @@ def test_nested_outputs_and_keyword_arguments() -> None:
 
 
 def test_output_that_the_loss_does_not_use_counts_nothing() -> None:
-    model, x, scale = TwoHeads().double(), torch.randn(7, 3).double(), torch.rand(7).double()
+    model: Any = TwoHeads().double()
+    x, scale = torch.randn(7, 3).double(), torch.rand(7).double()
     dpcompile(model, max_grad_norm=NORM).as_module("sum")(x, scale=scale).scores.square().sum().backward()
     assert model.a.weight.grad.any() and not model.b.weight.grad.any()
 
@@ -126,11 +136,35 @@ def test_sequence_first_outputs() -> None:
 # -- random numbers and buffers ------------------------------------------------------------------------------
 
 
-def test_dropout_masks_of_backward_are_those_of_forward() -> None:
-    model = nn.Sequential(nn.Linear(3, 31), nn.Dropout(0.5), nn.Linear(31, 2)).double()
-    x = torch.randn(1, 3, dtype=torch.float64)
-    module = dpcompile(model, max_grad_norm=1e6).as_module("sum")
-    for _ in range(3):
+def dropped(name: str) -> tuple[Any, Tensor]:
+    """Models that draw random numbers, and a batch of one example."""
+    x = torch.randn(1, 5, 6, dtype=torch.float64)
+    layers = {
+        "dropout": nn.Sequential(nn.Linear(6, 31), nn.Dropout(0.5), nn.Linear(31, 2)),
+        "recurrent": Using(lambda m, x: m.a(x)[0], a=nn.LSTM(6, 7, 2, dropout=0.5, batch_first=True)),
+        "attention": Using(
+            lambda m, x: m.a(x, x, x)[0], a=nn.MultiheadAttention(6, 2, 0.5, batch_first=True)
+        ),
+        "noise": Using(lambda m, x: m.a(x + torch.randn_like(x)), a=nn.Linear(6, 2)),
+    }
+    return layers[name].double(), x
+
+
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [
+        ("dropout", "eager"),
+        ("recurrent", "eager"),
+        ("attention", "eager"),
+        ("noise", "eager"),
+        ("dropout", "inductor"),
+    ],
+)
+def test_random_numbers_of_backward_are_those_of_forward(name: str, backend: str) -> None:
+    model, x = dropped(name)
+    module = dpcompile(model, max_grad_norm=1e6, backend=backend).as_module("sum")
+    for _ in range(2):
+        model.zero_grad()
         state = torch.get_rng_state()
         module(x).square().sum().backward()
         drawn = torch.get_rng_state()
@@ -138,7 +172,14 @@ def test_dropout_masks_of_backward_are_those_of_forward() -> None:
         grads = torch.autograd.grad(model(x).square().sum(), list(model.parameters()))
         assert torch.equal(drawn, torch.get_rng_state())
         assert all(torch.allclose(p.grad, g) for p, g in zip(model.parameters(), grads, strict=True))
-        model.zero_grad()
+
+
+def test_backward_that_drew_other_numbers_is_found() -> None:
+    outputs, cotangents = [torch.randn(5, 3)], [torch.randn(5, 3)]
+    losses = (outputs[0] * cotangents[0]).sum(1)
+    check_same_draws(losses, outputs, cotangents, (0,))
+    with pytest.raises(DPCompileError, match="random numbers"):
+        check_same_draws(losses + torch.tensor([0, 0, 1.0, 0, 0]), outputs, cotangents, (0,))
 
 
 def test_dropout_in_chunks_is_refused() -> None:
@@ -241,17 +282,22 @@ def test_parameters_may_be_frozen_and_replaced_between_steps() -> None:
     F.cross_entropy(module(x), y).backward()
     expected = expect(model, nn.CrossEntropyLoss(), (x, y), max_grad_norm=NORM).sums
     assert model[0].weight.grad is None
-    assert max(relative_error(p.grad, expected[n], NORM) for n, p in model.named_parameters() if n in expected) < 1e-12
+    assert (
+        max(relative_error(p.grad, expected[n], NORM) for n, p in model.named_parameters() if n in expected)
+        < 1e-12
+    )
 
 
 def test_empty_batch_leaves_zero_gradients() -> None:
     model, x, _ = small()
     module = dpcompile(model).as_module("sum")
     module(x[:0]).sum().backward()
-    assert all(not p.grad.any() for p in model.parameters()) and module.last_step.norms.shape == (0,)
+    assert all(not p.grad.any() for p in model.parameters()) and last_norms(module).shape == (0,)
 
 
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))], ids=["copy", "pickle"])
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))], ids=["copy", "pickle"]
+)
 def test_copies_work_on_their_own(copied: Any) -> None:
     model, x, y = small()
     module = dpcompile(model, max_grad_norm=NORM).as_module()
@@ -279,7 +325,9 @@ def test_optimizer_trains_through_it() -> None:
 
 def test_in_place_use_of_the_output_is_allowed() -> None:
     model, x, y = small()
-    expected = expect(model, lambda m, x, y: F.cross_entropy(m(x).relu(), y, reduction="none"), (x, y), max_grad_norm=NORM)
+    expected = expect(
+        model, lambda m, x, y: F.cross_entropy(m(x).relu(), y, reduction="none"), (x, y), max_grad_norm=NORM
+    )
     out = dpcompile(model, max_grad_norm=NORM).as_module()(x)
     F.cross_entropy(F.relu(out, inplace=True), y).backward()
     assert largest_error(model, expected.sums) < 1e-12

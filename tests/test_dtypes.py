@@ -16,8 +16,8 @@ from zoo_case import Case, squares
 from zoo_networks import mlp
 
 NAMES = (
-    "linear on sequences", "called twice", "weight norm", "layer norm", "group norm", "conv2d grouped", "conv2d depthwise",
-    "embedding with padding", "module tie", "LSTM cell", "spectral norm, training",
+    "linear on sequences", "called twice", "weight norm", "layer norm", "group norm", "conv2d grouped",
+    "conv2d depthwise", "embedding with padding", "module tie", "LSTM cell", "spectral norm, training",
 )  # fmt: skip
 FAMILIES = [case for case in LAYERS if case.name in NAMES]
 HALF = torch.bfloat16
@@ -104,10 +104,11 @@ def test_autocast_inside_the_model_equals_autocast_around_the_call() -> None:
 
 
 def test_drop_in_traces_the_autocast_of_its_forward() -> None:
+    model: Any
     model, x, y = network()
     with torch.autocast("cpu", dtype=HALF):
         expected = dpcompile(model, loss=sequence_loss, max_grad_norm=1e-3)(x, y)
-        module = dpcompile(model, max_grad_norm=1e-3).as_module()
+        module: Any = dpcompile(model, max_grad_norm=1e-3).as_module()
         loss = F.cross_entropy(module(x).transpose(1, 2), y)
     loss.backward()
     assert torch.allclose(module.last_step.norms, expected.norms, rtol=0.02)

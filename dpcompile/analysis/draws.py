@@ -1,8 +1,8 @@
 """Random numbers held fixed: the draws of an example travel with it, whatever batch it is in.
 
-A random operation is called once per example on that example's operands alone, from a seed that belongs to the
-node and the example. Fused attention draws inside its kernel, where no example's draws can be told apart: its
-dropout is switched off for the check, in forward and backward alike.
+A random operation is called once per example on that example's operands alone, from a seed that belongs to
+the node and the example. Fused attention draws inside its kernel, where no example's draws can be told apart:
+its dropout is switched off for the check, in forward and backward alike.
 """
 
 from __future__ import annotations
@@ -47,14 +47,22 @@ def without_dropout(node: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return tuple(args), kwargs
 
 
-def draw_per_example(node: fx.Node, states: Mapping[fx.Node, Result], symbol: sympy.Symbol, values: Mapping[fx.Node, Any],
-                     rows: Sequence[int], number: int) -> Any:  # fmt: skip
+def draw_per_example(
+    node: fx.Node,
+    states: Mapping[fx.Node, Result],
+    symbol: sympy.Symbol,
+    values: Mapping[fx.Node, Any],
+    rows: Sequence[int],
+    number: int,
+) -> Any:
     """Call a random operation on each example alone and lay the results out as the analysis says."""
     results = []
     for position, row in enumerate(rows):
         torch.manual_seed(number * SEEDS_PER_NODE + row)
-        one = {n: one_example(n, states[n], value, symbol, position, len(rows)) for n, value in values.items()}
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n, one=one: one[n])
+        one = {
+            n: one_example(n, states[n], value, symbol, position, len(rows)) for n, value in values.items()
+        }
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), one.__getitem__)
         results.append(node.target(*args, **kwargs))  # type: ignore[operator]
     fakes, state = node.meta["val"], states[node]
     if isinstance(state, tuple):
@@ -62,15 +70,17 @@ def draw_per_example(node: fx.Node, states: Mapping[fx.Node, Result], symbol: sy
     return joined(results, state, fakes, symbol)
 
 
-def one_example(node: fx.Node, state: Result, value: Any, symbol: sympy.Symbol, position: int, size: int) -> Any:
+def one_example(
+    node: fx.Node, state: Result, value: Any, symbol: sympy.Symbol, position: int, size: int
+) -> Any:
     """An operand as it would be if this example were alone."""
     if isinstance(value, int) and isinstance(node.meta.get("val"), torch.SymInt):
         return int(size_expression(node.meta["val"]).subs(symbol, 1))
     if not isinstance(value, Tensor):
         return value
     if isinstance(state, (Batched, Uniform)):
-        return value.unflatten(state.dim, (state.outer, size, state.inner)).narrow(state.dim + 1, position, 1).flatten(
-            state.dim, state.dim + 2).contiguous()  # fmt: skip
+        unfolded = value.unflatten(state.dim, (state.outer, size, state.inner))
+        return unfolded.narrow(state.dim + 1, position, 1).flatten(state.dim, state.dim + 2).contiguous()
     for dim, expression in enumerate(map(size_expression, node.meta["val"].shape)):
         if symbol in expression.free_symbols:
             start = position if isinstance(state, Position) else 0

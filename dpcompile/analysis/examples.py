@@ -1,7 +1,8 @@
 """A few examples for the numeric checks, drawn from the user's batch, which may hold one example only.
 
-Values stay plausible: floating-point numbers get noise on the scale of their tensor and stay within its range;
-integers and booleans come from other examples, or are rolled within the example, so that indices stay in range.
+Values stay plausible: floating-point numbers get noise on the scale of their tensor and stay within its
+range; integers and booleans come from other examples, or are rolled within the example, so that indices stay
+in range.
 """
 
 from __future__ import annotations
@@ -43,11 +44,15 @@ def varied(leaf: Tensor, dim: int, rows: Sequence[int], generator: torch.Generat
         changed = noisy(chosen, source, generator)
     else:
         changed = rolled(chosen, dim, [row // max(size, 1) for row in rows])
-    return changed.contiguous() if leaf.is_contiguous() else changed.contiguous(memory_format=FORMATS[leaf.dim()])
+    return (
+        changed.contiguous()
+        if leaf.is_contiguous()
+        else changed.contiguous(memory_format=FORMATS[leaf.dim()])
+    )
 
 
 def noisy(chosen: Tensor, source: Tensor, generator: torch.Generator) -> Tensor:
-    """Noise on the scale of the tensor, clamped to its range; a constant tensor is raised by up to a tenth."""
+    """Noise on the scale of the tensor, within its range; a constant tensor is raised by up to a tenth."""
     values = source.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
     if values.numel() == 0:
         return chosen
@@ -60,7 +65,7 @@ def noisy(chosen: Tensor, source: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def rolled(chosen: Tensor, dim: int, shifts: Sequence[int]) -> Tensor:
-    """Every example with its elements moved on by so many places, which keeps them in range and their counts."""
+    """Every example with its elements moved on by so many places: in range, and as often as before."""
     pairs = zip(chosen.unbind(dim), shifts, strict=True)
     return torch.stack([example.reshape(-1).roll(shift).view(example.shape) for example, shift in pairs], dim)
 
@@ -73,5 +78,7 @@ def take(tensors: Sequence[Tensor], dims: Sequence[int | None], rows: Sequence[i
             chosen.append(leaf)
             continue
         part = leaf.index_select(dim, torch.tensor(rows, dtype=torch.long, device=leaf.device))
-        chosen.append(part.contiguous() if leaf.is_contiguous() else part.contiguous(memory_format=FORMATS[leaf.dim()]))
+        chosen.append(
+            part.contiguous() if leaf.is_contiguous() else part.contiguous(memory_format=FORMATS[leaf.dim()])
+        )
     return chosen

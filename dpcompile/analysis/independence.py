@@ -1,11 +1,13 @@
 """An independent check of the example-axis analysis, on numbers, for every captured graph.
 
-Rules are not trusted alone. Two things are checked on real parameters and on examples drawn from the user's batch:
+Rules are not trusted alone. Two things are checked on real parameters and on examples drawn from the user's
+batch:
 
-  the graph   no example's slice of any intermediate may move when other examples are changed, removed or permuted
+  the graph   no example's slice of any intermediate may move when other examples are changed, removed or
+              permuted
               (`lockstep`), with random draws held fixed (`draws`)
-  the model   run as the user wrote it on one example (and on three, for small models), it must agree with the graph,
-              which was traced for every batch size (`plain_run`)
+  the model   run as the user wrote it on one example (and on two, for small models), it must agree with the
+              graph, which was traced for every batch size (`plain_run`)
 
 Numbers can deceive, so a contradiction counts only if each of three draws of examples shows one.
 """
@@ -19,11 +21,16 @@ import torch
 from torch import Tensor, fx
 
 from dpcompile import torch_private
+from dpcompile.analysis.company import MOVED, RUNS, SINGLE
 from dpcompile.analysis.draws import has_draws
 from dpcompile.analysis.examples import draw_examples, example_dims, take
-from dpcompile.analysis.lockstep import MOVED, RUNS, SINGLE, Lockstep
+from dpcompile.analysis.lockstep import Lockstep
 from dpcompile.analysis.plain_run import (
-    Gradients, error_of_losses, errors_of_gradients, line_of_branch, run_plainly,
+    Gradients,
+    error_of_losses,
+    errors_of_gradients,
+    line_of_branch,
+    run_plainly,
 )  # fmt: skip
 from dpcompile.analysis.rounding import whole_tolerance
 from dpcompile.batch import Batch
@@ -34,15 +41,18 @@ from dpcompile.losses import Program
 from dpcompile.rules.rule import Result
 
 DRAWS = 3
-# Up to this many trainable numbers, sums over examples are checked too, and the model runs on three examples.
+# Up to this many trainable numbers, sums over examples are checked too, and the model runs on two examples.
 SMALL = 2**20
 WAY_OUT = "keep every example's computation apart until the loss; if it is, report the operation"
 BRANCH_WAY_OUT = (
-    "remove the branch on the batch size, give squeeze() the dimension to drop, and do not index the batch by constants"
+    "remove the branch on the batch size, give squeeze() the dimension to drop, "
+    "and do not index the batch by constants"
 )
 
 
-def check_independence(joint: JointGraph, states: Mapping[fx.Node, Result], program: Program, batch: Batch) -> None:
+def check_independence(
+    joint: JointGraph, states: Mapping[fx.Node, Result], program: Program, batch: Batch
+) -> None:
     """Raise MixedExamplesError where examples meet, CaptureError where the model is not what was captured.
 
     Leaves random state, buffers and gradients as they were.
@@ -50,7 +60,9 @@ def check_independence(joint: JointGraph, states: Mapping[fx.Node, Result], prog
     losses = joint.output("losses")
     if losses is None or not isinstance(states.get(losses), (Batched, Constant)):
         raise MixedExamplesError("the losses are not one per example")
-    devices = list({tensor.device.index or 0 for tensor in (*batch.tensors, *program.parameters()) if tensor.is_cuda})
+    devices = list(
+        {tensor.device.index or 0 for tensor in (*batch.tensors, *program.parameters()) if tensor.is_cuda}
+    )
     with torch.random.fork_rng(devices=devices), torch.inference_mode(False), torch.no_grad():
         check = Check(joint, states, program, batch)
         mixtures: dict[fx.Node, str] = {}
@@ -70,13 +82,17 @@ def mixture(node: fx.Node, why: str) -> MixedExamplesError:
     """The refusal for a node at which numbers show that examples meet."""
     fake = node.meta["val"]
     shape = list(fake.shape) if isinstance(fake, Tensor) else ""
-    return MixedExamplesError(refusal(f"examples are mixed at {node.name} = {node.target}{shape}", where(node), why, WAY_OUT))
+    return MixedExamplesError(
+        refusal(f"examples are mixed at {node.name} = {node.target}{shape}", where(node), why, WAY_OUT)
+    )
 
 
 class Check:
     """What stays the same from draw to draw."""
 
-    def __init__(self, joint: JointGraph, states: Mapping[fx.Node, Result], program: Program, batch: Batch) -> None:
+    def __init__(
+        self, joint: JointGraph, states: Mapping[fx.Node, Result], program: Program, batch: Batch
+    ) -> None:
         self.joint, self.states, self.program, self.batch = joint, states, program, batch
         named = list(program.named_parameters())
         trainable = [p.detach() for _, p in named if p.requires_grad]
@@ -88,13 +104,15 @@ class Check:
         self.tolerance = whole_tolerance(dtypes, batch.tensors[0].device)
 
     def once(self, attempt: int) -> tuple[dict[fx.Node, str], str]:
-        """One draw: the nodes at which examples meet with reasons, and how the model differs from the graph."""
+        """One draw: the nodes at which examples meet, with reasons, and how model and graph differ."""
         dims = example_dims(self.batch)
         examples = draw_examples(self.batch, attempt)
         runs = [take(examples, dims, rows) for rows in RUNS]
         leaves = [[run[i] for run in runs] if dim is not None else [leaf] * len(RUNS)
                   for i, (leaf, dim) in enumerate(zip(examples, dims, strict=True))]  # fmt: skip
-        lockstep = Lockstep(self.joint, self.states, [[t] * len(RUNS) for t in self.held] + leaves, self.small)
+        lockstep = Lockstep(
+            self.joint, self.states, [[t] * len(RUNS) for t in self.held] + leaves, self.small
+        )
         with self.as_captured():
             lockstep.run()
         if lockstep.found:
@@ -129,15 +147,17 @@ class Check:
         outputs = dict(zip(self.joint.outputs, graph, strict=True))
         gradients: Gradients = {name: v for (kind, name), v in outputs.items() if kind == "gradient"}
         errors = {"losses": error_of_losses(outputs["losses", ""], plain.losses)}
-        errors |= {f"the gradient of {n}": e for n, e in errors_of_gradients(gradients, plain.gradients).items()}
-        name, error = max(errors.items(), key=lambda item: item[1])
-        if error <= self.tolerance:
+        errors |= {
+            f"the gradient of {n}": e for n, e in errors_of_gradients(gradients, plain.gradients).items()
+        }
+        name, off = max(errors.items(), key=lambda item: item[1])
+        if off <= self.tolerance:
             return ""
-        why = f"on {count}, {name} is off by {error:.1e} (relative) from the graph that was traced for every batch size"
+        why = f"on {count}, {name} is off by {off:.1e} (relative) from the graph traced for every batch size"
         return refusal(culprit, self.line(runs), why, BRANCH_WAY_OUT)
 
     def line(self, runs: Sequence[Sequence[Tensor]]) -> str:
-        """The user's line at which one and three examples take different ways, if both run."""
+        """The user's line at which one and two examples take different ways, if both run."""
         try:
             return line_of_branch(self.program, self.batch.layout, runs[SINGLE], runs[MOVED])
         except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):

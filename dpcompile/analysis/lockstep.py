@@ -1,22 +1,12 @@
-"""The captured graph on several batches at once, node by node, with the same examples in other company.
+"""The captured graph on several batches at once (see `company`), node by node.
 
-    base    examples 0, 1, 2
-    moved   examples 3, 2, 0     one replaced (1 by 3), the others permuted
-    single  example 1            alone: the others removed
-    extra   example 3            alone; only where sums over examples are judged as well
-
-Every example is seen twice, at another position, next to other neighbours or in a batch of another size, which shows
-every way in which one can influence another: also h / B, h + arange(B) and h * (arange(B) == 0), to which changing
-values is blind, and flip(0), which a batch of two and its permutation do not show. A sum over examples must satisfy
-base + extra = moved + single.
-
-After every node the copies of an example are made equal again. So each node is judged on equal operands, rounding
-does not pile up, and a comparison or an argmax cannot flip because of it.
+After every node the copies of an example are made equal again. So each node is judged on equal operands,
+rounding does not pile up, and a comparison or an argmax cannot flip because of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from operator import getitem
 from typing import Any
 
@@ -24,27 +14,27 @@ import torch
 from torch import Tensor, fx
 
 from dpcompile import torch_private
+from dpcompile.analysis.company import BASE, LAST, RUNS, SINGLE, Values, explain, pairs_of
 from dpcompile.analysis.draws import draw_per_example, is_random, without_dropout
 from dpcompile.analysis.rounding import SHRINKS, excess, is_close_in_norm, worst
-from dpcompile.ir.axis import Batched, Constant, Position, Shared, Summed, Uniform
+from dpcompile.ir.axis import Batched, Shared, Summed, Uniform
 from dpcompile.ir.graph import JointGraph
 from dpcompile.rules.rule import Result
 
-RUNS = ((0, 1, 2), (3, 2, 0), (1,), (3,))
-BASE, MOVED, SINGLE, EXTRA = range(4)
-# (run, position) of one example in two runs; the first is the original, whose value the second one takes over.
-COPIES = (((SINGLE, 0), (BASE, 1)), ((BASE, 0), (MOVED, 2)), ((BASE, 2), (MOVED, 1)), ((EXTRA, 0), (MOVED, 0)))
 FAILURES = (RuntimeError, IndexError, ValueError, TypeError)
 THIN = 32  # about as many indices per dimension of a view are compared
-Values = list[Any]
 
 
 class Lockstep:
-    """One pass over the graph; `sums` says whether parameter gradients are judged too, or computed on `single` only."""
+    """One pass over the graph; `sums` says whether parameter gradients are judged too, or computed on
+    `single` only.
+    """
 
-    def __init__(self, joint: JointGraph, states: Mapping[fx.Node, Result], inputs: Sequence[Values], sums: bool) -> None:
+    def __init__(
+        self, joint: JointGraph, states: Mapping[fx.Node, Result], inputs: Sequence[Values], sums: bool
+    ) -> None:
         self.joint, self.states = joint, states
-        self.runs = RUNS if sums else RUNS[:EXTRA]
+        self.runs = RUNS if sums else RUNS[:LAST]
         self.inputs = iter(inputs)
         self.nodes = list(joint.graph.nodes)
         self.only_single = set() if sums else only_for_sums(self.nodes, states)
@@ -52,7 +42,9 @@ class Lockstep:
         self.found: dict[fx.Node, str] = {}
 
     def run(self) -> None:
-        """Fill `found` with the nodes at which an example is not independent, and why; keep the outputs' values."""
+        """Fill `found` with the nodes at which an example is not independent, and why; keep the outputs'
+        values.
+        """
         last = {operand: node for node in self.nodes for operand in node.all_input_nodes}
         for number, node in enumerate(self.nodes):
             if node.op == "output":
@@ -60,7 +52,9 @@ class Lockstep:
             try:
                 self.values[node] = self.evaluate(node, number)
             except FAILURES as error:
-                self.found[node] = f"the operation fails for some numbers of examples: {str(error).splitlines()[0]}"
+                self.found[node] = (
+                    f"the operation fails for some numbers of examples: {str(error).splitlines()[0]}"
+                )
                 return
             why = self.disagreement(node)
             if why:
@@ -85,9 +79,13 @@ class Lockstep:
         if node in self.only_single:
             return [None] * SINGLE + [self.call(node, SINGLE)]
         if is_random(node):
-            return [draw_per_example(node, self.states, self.joint.symbol, self.run_values(node, run), rows, number)
-                    for run, rows in enumerate(self.runs)]  # fmt: skip
+            return [self.draw(node, run, number) for run in range(len(self.runs))]
         return [self.call(node, run) for run in range(len(self.runs))]
+
+    def draw(self, node: fx.Node, run: int, number: int) -> Any:
+        """The result of a random operation in one run; every example has the same draws in all runs."""
+        values = self.run_values(node, run)
+        return draw_per_example(node, self.states, self.joint.symbol, values, self.runs[run], number)
 
     def outputs(self, run: int) -> list[Any]:
         """The graph's outputs on one run."""
@@ -124,17 +122,22 @@ class Lockstep:
 
     def judge(self, node: fx.Node, state: Any, values: Values, index: int | None) -> str:
         """Compare one result of a node over the runs, and make the copies of every example equal."""
-        if is_one(values) or values[BASE] is None:
+        if is_one(values) or values[BASE] is None or (isinstance(state, Summed) and len(values) <= LAST):
             return ""
         if not isinstance(values[BASE], Tensor):
             same = not isinstance(state, Shared) or all(value == values[BASE] for value in values)
-            return "" if same else f"a number that should be the same for every batch is {', '.join(map(str, values))}"
+            return (
+                ""
+                if same
+                else f"a number that should be the same for every batch is {', '.join(map(str, values))}"
+            )
         try:
             pairs = list(pairs_of(state, values))
             if shares_memory(node):
                 pairs = [(thinned(a), thinned(b)) for a, b in pairs]
         except FAILURES:
-            return f"a value that should be {state} has shape {list(values[BASE].shape)} for a batch of {len(RUNS[BASE])}"
+            shape, size = list(values[BASE].shape), len(RUNS[BASE])
+            return f"a value that should be {state} has shape {shape} for a batch of {size}"
         operands = [t for n in node.all_input_nodes for t in self.values[n] if isinstance(t, Tensor)]
         unequal = [(a, b) for a, b in pairs if a.shape != b.shape or not torch.equal(a, b)]
         if any(a.shape != b.shape for a, b in unequal):
@@ -149,14 +152,19 @@ class Lockstep:
         return ""
 
     def rounded_sums(self, node: fx.Node) -> list[Tensor]:
-        """Operands of a tail: sums over the batch, which equal the sum of the parts' sums up to rounding only."""
+        """Operands of a tail: sums over the batch, which equal the sum of the parts' sums up to rounding
+        only.
+        """
         sums = [self.values[n][BASE] for n in node.all_input_nodes if isinstance(self.states[n], Summed)]
         return [t for t in sums if isinstance(t, Tensor) and t.is_floating_point()]
 
     def shrinks(self, node: fx.Node, state: Any, index: int | None, off: float) -> bool:
         """Whether a deviation is rounding: computed again in float64 it all but vanishes."""
         fake = node.meta["val"] if index is None else node.meta["val"][index]
-        if not (fake.dtype.is_floating_point or fake.dtype.is_complex) or fake.dtype in (torch.float64, torch.complex128):
+        if not (fake.dtype.is_floating_point or fake.dtype.is_complex) or fake.dtype in (
+            torch.float64,
+            torch.complex128,
+        ):
             return False
         try:
             again = [self.call(node, run, wide=True) for run in range(len(self.runs))]
@@ -167,47 +175,13 @@ class Lockstep:
         return worst(pairs_of(state, wide)) <= SHRINKS * off
 
 
-def pairs_of(state: Any, values: Values) -> Iterator[tuple[Tensor, Tensor]]:
-    """Tensors that must be equal if the state is true; the first of a pair is the original."""
-    if isinstance(state, (Batched, Uniform)):
-        views = [value.unflatten(state.dim, (state.outer, len(rows), state.inner)) for value, rows in zip(values, RUNS, strict=False)]
-        for (run, position), (other, place) in COPIES[: len(values)]:
-            yield views[run].select(state.dim + 1, position), views[other].select(state.dim + 1, place)
-        if isinstance(state, Uniform):
-            first = views[SINGLE].select(state.dim + 1, 0)
-            yield from ((first, views[BASE].select(state.dim + 1, place)) for place in range(len(RUNS[BASE])))
-    elif isinstance(state, Constant):
-        yield from ((value.reshape(-1)[:1].expand(value.numel()), value.reshape(-1)) for value in values)
-        filled = [value.reshape(-1)[:1] for value in values if value.numel()]
-        yield from ((filled[0], value) for value in filled[1:])
-        if filled and state.value == state.value:
-            yield torch.full_like(filled[0], state.value), filled[0]
-    elif isinstance(state, Position):
-        for value in values:
-            counted = torch.arange(value.shape[state.dim], device=value.device).to(value.dtype)
-            shape = [-1 if dim == state.dim else 1 for dim in range(value.dim())]
-            yield counted.view(shape).expand_as(value), value
-    elif isinstance(state, Summed):
-        yield values[MOVED] + values[SINGLE] - values[EXTRA], values[BASE]
-    else:
-        yield from ((values[SINGLE], value) for run, value in enumerate(values) if run != SINGLE)
-
-
-def explain(state: Any, off: float) -> str:
-    """What a deviation means, in words."""
-    size = f"by up to {off:.2g}" if off < float("inf") else "without bound"
-    if isinstance(state, Summed):
-        return f"a sum over examples differs {size} from the sum of what the examples give in other batches"
-    if isinstance(state, Batched):
-        return f"one example's value changes {size} with the other examples, its position, or their number"
-    return f"a value that should be {state} changes {size} with the examples, their position, or their number"
-
-
 def only_for_sums(nodes: Sequence[fx.Node], states: Mapping[fx.Node, Result]) -> set[fx.Node]:
     """Summed nodes that nothing but other such nodes reads: contractions and tails of parameter gradients."""
     found: set[fx.Node] = set()
     for node in reversed(nodes):
-        if isinstance(states.get(node), Summed) and all(user.op == "output" or user in found for user in node.users):
+        if isinstance(states.get(node), Summed) and all(
+            user.op == "output" or user in found for user in node.users
+        ):
             found.add(node)
     return found
 
@@ -251,10 +225,22 @@ def thinned(view: Tensor) -> Tensor:
 def widened(argument: Any) -> Any:
     """Floating-point tensors and types in float64, complex ones in complex128."""
     if isinstance(argument, torch.dtype):
-        return torch.float64 if argument.is_floating_point else torch.complex128 if argument.is_complex else argument
+        return (
+            torch.float64
+            if argument.is_floating_point
+            else torch.complex128
+            if argument.is_complex
+            else argument
+        )
     if not isinstance(argument, Tensor):
         return argument
-    return argument.double() if argument.is_floating_point() else argument.to(torch.complex128) if argument.is_complex() else argument
+    return (
+        argument.double()
+        if argument.is_floating_point()
+        else argument.to(torch.complex128)
+        if argument.is_complex()
+        else argument
+    )
 
 
 def attribute(module: fx.GraphModule, path: str) -> Any:

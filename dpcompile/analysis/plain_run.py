@@ -1,7 +1,8 @@
-"""The user's own program by ordinary autograd, on a batch of one or two, and how its result compares with the graph's.
+"""The user's own program by ordinary autograd on a batch of one or two, and how it compares with the graph.
 
-A Python branch on the number of examples, and `squeeze()` without a dimension, may leave no trace in a graph that
-was traced for every batch size. Here the model itself runs on one example, and must agree with the graph.
+A Python branch on the number of examples, and `squeeze()` without a dimension, may leave no trace in a graph
+that was traced for every batch size. Here the model itself runs on one example, and must agree with the
+graph.
 """
 
 from __future__ import annotations
@@ -90,8 +91,12 @@ def kept_gradients(program: Program) -> Iterator[None]:
             parameter.grad = gradient
 
 
-def called(module: nn.Module, layout: Layout, leaves: Sequence[Tensor], trainable: Mapping[str, Tensor]) -> Any:
-    """Call a module around the program with these parameters; writes to buffers and to the batch go to copies."""
+def called(
+    module: nn.Module, layout: Layout, leaves: Sequence[Tensor], trainable: Mapping[str, Tensor]
+) -> Any:
+    """Call a module around the program with these parameters; writes to buffers and to the batch go to
+    copies.
+    """
     program = module.get_submodule("program")
     frozen = {n: p.detach() for n, p in program.named_parameters() if not p.requires_grad}
     buffers = {n: b.detach().clone() for n, b in program.named_buffers()}
@@ -122,7 +127,11 @@ def deviation(left: Tensor | None, right: Tensor | None) -> float:
     found = float(torch.linalg.vector_norm(left - right))
     if math.isfinite(found):
         return found
-    return float((finite(left) - finite(right)).norm()) if torch.equal(left.isfinite(), right.isfinite()) else math.inf
+    return (
+        float((finite(left) - finite(right)).norm())
+        if torch.equal(left.isfinite(), right.isfinite())
+        else math.inf
+    )
 
 
 def errors_of_gradients(found: Gradients, expected: Gradients) -> dict[str, float]:
@@ -135,7 +144,9 @@ def errors_of_gradients(found: Gradients, expected: Gradients) -> dict[str, floa
 
 
 def error_of_losses(found: Tensor, expected: Tensor) -> float:
-    """The largest deviation, relative to the larger of 1 and the loss; infinite and NaN losses must be so in both."""
+    """The largest deviation, relative to the larger of 1 and the loss; infinite and NaN losses must be so in
+    both.
+    """
     if found.shape != expected.shape or not torch.equal(found.isfinite(), expected.isfinite()):
         return float("inf")
     scale = finite(expected).abs().clamp(min=1.0)
@@ -143,7 +154,9 @@ def error_of_losses(found: Tensor, expected: Tensor) -> float:
 
 
 def line_of_branch(program: Program, layout: Layout, one: Sequence[Tensor], several: Sequence[Tensor]) -> str:
-    """The user's line at which a run on one example and a run on several take different ways; empty if unknown."""
+    """The user's line at which a run on one example and a run on several take different ways; empty if
+    unknown.
+    """
     left, right = record(program, layout, one), record(program, layout, several)
     for key in (lambda step: step[0], lambda step: step[:2]):
         names = [key(step) for step in left], [key(step) for step in right]

@@ -18,4 +18,5 @@ def seconds(cost: Cost, hardware: Hardware, dtype: str = "float32") -> float:
     arithmetic = cost.matrix_flops / rate + cost.other_flops / (hardware.flops(dtype) / 8)
     traffic = cost.bytes_moved / hardware.bandwidth
     fresh = max(0.0, cost.fresh_bytes - POOLED_BYTES) / hardware.fresh_bandwidth
+    fresh += cost.resident_bytes / (2 * hardware.fresh_bandwidth)  # memory that later work of the step cannot take over
     return float(max(arithmetic, traffic) + fresh + cost.launches * hardware.launch)

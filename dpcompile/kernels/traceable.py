@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from dpcompile.kernels import convolution, dense, embedding, reduction
+from dpcompile.kernels import convolution, dense, embedding, reduction, scale
 
 TRACEABLE: dict[Callable[..., Any], Callable[..., Any]] = {
-    key: form for module in (dense, convolution, embedding, reduction) for key, form in getattr(module, "TRACEABLE", {}).items()
+    key: form for module in (dense, convolution, embedding, reduction, scale) for key, form in getattr(module, "TRACEABLE", {}).items()
 }

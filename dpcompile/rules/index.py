@@ -32,9 +32,8 @@ def embedding_backward(use: Use) -> Result:
     gradient, indices = use.state(use["grad_output"]), use.state(use["indices"])
     if is_fixed(use, use["indices"]) and (isinstance(gradient, Summed) or is_fixed(use, use["grad_output"])):
         return SUMMED if isinstance(gradient, Summed) else SHARED
-    if isinstance(gradient, LAID) and isinstance(indices, LAID) and gradient == type(gradient)(indices.dim, indices.outer, indices.inner):
-        return SUMMED
-    if isinstance(gradient, LAID) and isinstance(indices, Shared) or isinstance(gradient, Summed):
+    laid = {(state.dim, state.outer, state.inner) for state in (gradient, indices) if isinstance(state, LAID)}
+    if len(laid) > 1 or not all(isinstance(state, (*LAID, Constant)) for state in (gradient, indices)):
         raise Mixes("the indices of an embedding and its gradient hold their examples along different axes")
     return SUMMED
 

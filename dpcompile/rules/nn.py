@@ -194,7 +194,8 @@ POOLS_1D = ("avg_pool1d", "upsample_nearest1d", "upsample_nearest1d_backward", "
             "replication_pad1d_backward", "_upsample_nearest_exact1d", "_upsample_nearest_exact1d_backward")  # fmt: skip
 POOLS_3D = ("max_pool3d_with_indices", "max_pool3d_with_indices_backward", "avg_pool3d", "avg_pool3d_backward",
             "_adaptive_avg_pool3d", "_adaptive_avg_pool3d_backward", "upsample_nearest3d", "upsample_nearest3d_backward",
-            "upsample_trilinear3d", "upsample_trilinear3d_backward", "im2col", "pixel_shuffle", "pixel_unshuffle", "replication_pad3d",
+            "upsample_trilinear3d", "upsample_trilinear3d_backward", "_upsample_nearest_exact3d",
+            "_upsample_nearest_exact3d_backward", "im2col", "pixel_shuffle", "pixel_unshuffle", "replication_pad3d",
             "replication_pad3d_backward", "reflection_pad3d", "reflection_pad3d_backward", "max_unpool2d")  # fmt: skip
 ATTENTION = ("_scaled_dot_product_flash_attention", "_scaled_dot_product_flash_attention_backward",
              "_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention_for_cpu_backward",

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from dpcompile.ir.axis import SUMMED, Batched, Mixes, Shared, State
+from dpcompile.ir.axis import SHARED, SUMMED, Batched, Mixes, Shared, State
 from dpcompile.rules.rule import LAID, Laid, Result, Rule, Use, is_fixed, linear_in, refuse_numbers
 
 aten = torch.ops.aten
@@ -102,7 +102,8 @@ def channel_results(use: Use, state: Laid) -> tuple[State, ...]:
     """Results when every channel belongs to one example: statistics are vectors over the folded channels."""
     vector = type(state)(0, state.outer, state.inner)
     fakes: Any = use.node.meta["val"]
-    return tuple(state if len(fake.shape) > 1 else vector for fake in fakes)
+    statistics = (vector if any(map(use.has_batch, use.result_shape(i))) else SHARED for i in range(1, len(fakes)))
+    return state, *statistics
 
 
 def batch_norm_backward(use: Use) -> Result:
@@ -136,7 +137,6 @@ RULES: dict[object, Rule] = {
     aten.native_group_norm.default: group_norm,
     aten.native_group_norm_backward.default: linear(group_norm_backward),
     aten.native_batch_norm.default: batch_norm,
-    aten._native_batch_norm_legit.default: batch_norm,
     aten._native_batch_norm_legit.no_stats: batch_norm,
     aten._native_batch_norm_legit_functional.default: batch_norm,
     aten._native_batch_norm_legit_no_training.default: batch_norm,

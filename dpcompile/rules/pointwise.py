@@ -104,8 +104,10 @@ RULES: dict[object, Rule] = {
 
 
 def is_pointwise(target: object) -> bool:
-    """Whether torch itself tags the operation as pointwise."""
-    return isinstance(target, torch_private.OpOverload) and torch.Tag.pointwise in target.tags and not target._schema.is_mutable
+    """Whether torch itself tags the operation as pointwise (equal(), which reads all elements, is tagged by mistake)."""
+    if not isinstance(target, torch_private.OpOverload) or target._schema.is_mutable:
+        return False
+    return torch.Tag.pointwise in target.tags and torch.Tag.data_dependent_output not in target.tags
 
 
 def elementwise_loss(use: Use) -> Result:

@@ -43,6 +43,13 @@ class Use:
                 return self.node.kwargs.get(name, argument.default_value)
         raise KeyError(name)
 
+    def operands_except(self, names: tuple[str, ...] = ()) -> list[fx.Node]:
+        """Every node among the arguments, as often as it occurs, but for the arguments of these names."""
+        found: list[fx.Node] = []
+        others = [a.name for a in self.node.target._schema.arguments if a.name not in names]  # type: ignore[union-attr]
+        fx.node.map_arg([self[name] for name in others], found.append)
+        return found
+
     def has(self, name: str) -> bool:
         """Whether the operation has an argument of this name."""
         return any(argument.name == name for argument in self.node.target._schema.arguments)  # type: ignore[union-attr]
@@ -118,11 +125,7 @@ def moved(state: Laid, dim: int) -> Laid:
 
 def refuse_numbers(use: Use, sizes: tuple[str, ...] = ()) -> None:
     """A batch size or a batch position used as a value couples examples; the arguments `sizes` may hold batch sizes."""
-    allowed: list[fx.Node] = []
-    fx.node.map_arg([use[name] for name in sizes], allowed.append)
-    for node in use.node.all_input_nodes:
-        if node in allowed and isinstance(use.states[node], BatchSize):
-            continue
+    for node in use.operands_except(sizes):
         if isinstance(use.states[node], BatchSize):
             raise Mixes("the batch size is used as a value, so every example's result depends on how many there are",
                         "divide by a constant, or return per-example values and scale the result afterwards")  # fmt: skip
@@ -309,8 +312,9 @@ def linear_in(*names: str) -> Callable[[Rule], Rule]:
             refuse_numbers(use)
             linear = [use[name] for name in names]
             others = [node for node in use.tensors() if node is not summed[0]]
-            occurrences = sum(argument is summed[0] for argument in linear)
-            if len(summed) == 1 and occurrences == 1 and all(is_fixed(use, node) for node in others):
+            named = sum(argument is summed[0] for argument in linear)
+            occurrences = use.operands_except().count(summed[0])
+            if len(summed) == 1 and named == occurrences == 1 and all(is_fixed(use, node) for node in others):
                 return summed_result(use)
             raise Mixes(MEETS_SUM, SUM_WAY_OUT)
 
@@ -330,7 +334,8 @@ def additive_in(*names: str) -> Callable[[Rule], Rule]:
             added = [use[name] for name in names]
             jointly = [n for item in added for n in (item if isinstance(item, (list, tuple)) else [item])]
             for node in use.tensors():
-                fine = is_sum_or_zero(use.state(node)) if node in jointly else is_fixed(use, node)
+                is_added = jointly.count(node) == use.operands_except().count(node)
+                fine = is_sum_or_zero(use.state(node)) if is_added else is_fixed(use, node)
                 if not fine:
                     raise Mixes(MEETS_SUM, SUM_WAY_OUT)
             if any(isinstance(item, (int, float, complex)) and item != 0 for item in jointly):

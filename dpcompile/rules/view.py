@@ -158,11 +158,9 @@ def expand(use: Use) -> Result:
 def repeat(use: Use) -> Result:
     """Tiling: of a shared value along the batch, or of per-example values as blocks."""
     state, new = use.state(use.node.args[0]), use.result_shape()
-    if isinstance(state, (Constant, Summed)) and not (isinstance(state, Summed) and any(map(use.has_batch, new))):
+    if isinstance(state, Constant) or isinstance(state, Summed) and not any(map(use.has_batch, new)):
         return state
     if isinstance(state, Shared):
-        if not any(map(use.has_batch, new)):
-            return state
         return alike(use, new)
     layout, repeats = laid(use), use["repeats"]
     dim = layout.dim + len(new) - len(use.shape(use.node.args[0]))
@@ -248,8 +246,8 @@ def cat(use: Use) -> Result:
         raise Mixes("tensors whose examples lie along different axes are concatenated")
     if use["dim"] % len(use.result_shape()) != dim:
         return like(dim, outer, inner)
-    if outer == 1 and all(isinstance(state, LAID) for state, _ in parts):
-        return like(dim, len(parts), inner)
+    if all(isinstance(state, LAID) for state, _ in parts):
+        return like(dim, outer * len(parts), inner)
     raise Mixes("something is appended to the batch as if it were an example")
 
 
@@ -302,13 +300,13 @@ def roll(use: Use) -> Result:
 @keeps
 def as_strided(use: Use) -> Result:
     """A strided view with the example's own stride along one dimension and everything else within one example."""
-    state, fake = laid(use), use.node.meta["val"]
-    source = use.node.args[0].meta["val"]
-    stride = source.stride()[state.dim]
-    dim = use.axis(use.result_shape())
-    extent = sum((int(n) - 1) * int(s) for d, (n, s) in enumerate(zip(fake.shape, fake.stride(), strict=True)) if d != dim)
-    fits = (state.outer, state.inner, state.dim) == (1, 1, 0) and use.result_shape()[dim] == use.symbol
-    if not fits or fake.stride()[dim] != stride or extent >= stride or fake.storage_offset() != 0:
+    state, fake, shape = laid(use), use.node.meta["val"], use.result_shape()
+    strides = [size_expression(stride) for stride in fake.stride()]
+    own = size_expression(use.node.args[0].meta["val"].stride()[state.dim])
+    dim, offset = use.axis(shape), size_expression(fake.storage_offset())
+    fits = (state.outer, state.inner, state.dim) == (1, 1, 0) and shape[dim] == use.symbol and strides[dim] == own and offset == 0
+    within = sum((n - 1) * s for d, (n, s) in enumerate(zip(shape, strides, strict=True)) if d != dim)
+    if not fits or use.has_batch(own) or any(map(use.has_batch, strides)) or within >= own:
         raise Mixes("as_strided reads across examples", "use ordinary views and reshapes")
     return moved(state, dim)
 

@@ -11,8 +11,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, fx, nn
+from zoo import ZOO
+from zoo_calling import RANDOM
+from zoo_case import Case, squares
+from zoo_layers import spectral
+from zoo_refused import BATCH_MIXING, Refused
 
 from dpcompile import torch_private
+from dpcompile.analysis import independence
 from dpcompile.analysis.example_axis import example_axis, state_of
 from dpcompile.analysis.examples import draw_examples, take
 from dpcompile.analysis.independence import check_independence
@@ -24,17 +30,13 @@ from dpcompile.ir.errors import CaptureError, DPCompileError, MixedExamplesError
 from dpcompile.ir.graph import JointGraph, size_expression
 from dpcompile.losses import Program, make_program
 from dpcompile.rules.rule import Result, Use
-from zoo import ZOO
-from zoo_calling import RANDOM
-from zoo_case import Case, squares
-from zoo_layers import spectral
-from zoo_refused import BATCH_MIXING, Refused
 
 aten = torch.ops.aten
 States = dict[fx.Node, Result]
 SOUND_NAMES = (
     "linear on sequences", "conv2d grouped", "module tie", "layer norm", "LSTM", "MLP", "nested inputs",
-    "conv2d circular padding", "reentrant checkpoint", "ResNet-18", "GPT-2, sdpa", "BERT, eager", "token loss",
+    "conv2d circular padding", "reentrant checkpoint", "ResNet-18", "GPT-2, sdpa", "BERT, eager",
+    "token loss",
 )  # fmt: skip
 SOUND = [case for case in ZOO if case.name in SOUND_NAMES] + list(RANDOM)
 
@@ -150,7 +152,9 @@ PLANTS: dict[str, Callable[[Plant, fx.Node], Any]] = {
 
 
 @pytest.mark.parametrize("name", PLANTS)
-@pytest.mark.parametrize("place", [aten.tanh.default, aten.tanh_backward.default], ids=["forward", "backward"])
+@pytest.mark.parametrize(
+    "place", [aten.tanh.default, aten.tanh_backward.default], ids=["forward", "backward"]
+)
 def test_planted_mixture_is_caught_though_the_states_are_forged(name: str, place: Any) -> None:
     captured = small()
     source = captured.node(place)
@@ -239,6 +243,18 @@ def test_independent_examples_raise_no_alarm(case: Case, dtype: torch.dtype, siz
     check_independence(joint, example_axis(joint), program, batch)
 
 
+@pytest.mark.parametrize("case", SOUND, ids=str)
+def test_large_models_are_checked_without_their_sums(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(independence, "SMALL", 0)
+    test_independent_examples_raise_no_alarm(case, torch.float32, 2)
+
+
+@pytest.mark.parametrize("name", PLANTS)
+def test_mixtures_in_large_models_are_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(independence, "SMALL", 0)
+    test_planted_mixture_is_caught_though_the_states_are_forged(name, aten.tanh.default)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_types_raise_no_alarm(dtype: torch.dtype) -> None:
     small(dtype=dtype).check()
@@ -307,7 +323,9 @@ def test_examples_differ_and_stay_in_range_whatever_the_batch_size(size: int) ->
     drawn, others = draw_examples(batch, 0), draw_examples(batch, 1)
     assert drawn[0].shape == (4, 5) and drawn[1].shape == (4, 11)
     assert len({tuple(row) for row in drawn[0].tolist()}) == 4 and not torch.equal(drawn[0], others[0])
-    assert size == 0 or (drawn[1].min() >= ids.min() and drawn[1].max() <= ids.max() and drawn[0].max() <= x.max())
+    assert size == 0 or (
+        drawn[1].min() >= ids.min() and drawn[1].max() <= ids.max() and drawn[0].max() <= x.max()
+    )
 
 
 def test_examples_keep_the_memory_format() -> None:

@@ -1,0 +1,110 @@
+"""Every way to a norm and to a clipped sum gives the oracle's, at every site of the zoo's layers.
+
+All ways are emitted into one graph of a case and run once; the losses serve as factors of the weighted sums, since any
+number per example does.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, fx
+
+from captured import Captured, captured_case, case_named, tensors
+from dpcompile.ir.cost import Cost
+from dpcompile.ir.site import Site
+from dpcompile.ir.verifier import check
+from dpcompile.passes.clipped_sums import copied_tail
+from dpcompile.passes.order import order_nodes
+from dpcompile.plan.plan import Choice, Option
+from dpcompile.strategies import NORMS, SUMS
+from dpcompile.strategies.emitter import Emitter
+from oracle import per_example_gradients, relative_error
+from zoo import LAYERS
+from zoo_calling import CRITERIA
+
+pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported")
+CASES = [case.name for case in LAYERS if case not in CRITERIA]
+TOLERANCE = 1e-9
+Ways = dict[tuple[str, str], fx.Node | None]
+
+
+def norms_of(site: Site) -> list[str]:
+    """The norm strategies that apply to a site."""
+    return [name for name, norm in NORMS.items() if norm.declines(site) is None]
+
+
+def sums_of(site: Site, norm: str) -> list[str]:
+    """The sums that fit a norm at a site."""
+    return [name for name, total in SUMS.items() if all(total.declines(t.contraction, NORMS[norm]) is None for t in site.terms)]
+
+
+def emit_all(captured: Captured) -> Captured:
+    """A copy of the graph that returns the squared norm and the weighted sum by every strategy at every site."""
+    copy = captured.copied()
+    losses, emitter = copy.joint.output("losses"), Emitter(copy.joint)
+    outputs: Ways = {("losses", ""): losses}
+    for site in copy.sites:
+        for norm in norms_of(site):
+            emitter.at(site.terms[-1].contraction.node)
+            outputs["square", f"{site.parameter} {norm}"] = NORMS[norm].emit(site, emitter).squared
+            for total in sums_of(site, norm):
+                emitter.anchor = copy.joint.graph.output_node()
+                sums = {t.contraction.node: SUMS[total].emit(t.contraction, NORMS[norm], losses, emitter) for t in site.terms}
+                choice = Choice(site, Option(norm, total, Cost(), 0.0), "", (), ())
+                outputs["sum", f"{site.parameter} {norm} {total}"] = copied_tail(choice, sums, copy.joint)
+    copy.joint.replace_outputs(outputs)
+    order_nodes(copy.joint)
+    check(copy.joint, "the emission of all strategies")
+    return copy
+
+
+@cache
+def expected(name: str) -> dict[str, Tensor]:
+    """Per-example gradients by the oracle's loop."""
+    case = case_named(name)
+    model, loss = case.build(torch.float64)
+    _, gradients = per_example_gradients(model, loss, case.batch(3, torch.float64), case.kwargs(3, torch.float64), case.batch_dim)
+    return gradients
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_strategy_gives_the_norms_and_sums_of_the_loop(name: str) -> None:
+    gradients, emitted = expected(name), emit_all(captured_case(name))
+    with torch.no_grad():
+        outputs: dict[Any, Tensor] = dict(zip(emitted.joint.outputs, emitted.joint.module(*tensors(emitted)), strict=True))
+    scale = max(float(g.flatten(1).norm(dim=1).max()) if g.dim() > 1 else float(g.abs().max()) for g in gradients.values())
+    losses = outputs.pop(("losses", ""))
+    assert len(outputs) >= 2 * len(emitted.sites)
+    for (kind, way), found in outputs.items():
+        gradient = gradients[way.split()[0]]
+        right = gradient.reshape(3, -1).square().sum(1) if kind == "square" else torch.tensordot(losses, gradient, dims=1)
+        size = scale**2 if kind == "square" else scale * float(losses.abs().sum())
+        assert relative_error(found, right, size) < TOLERANCE, way
+
+
+def all_sites() -> list[Site]:
+    """Every site of the zoo's layers."""
+    return [site for name in CASES for site in captured_case(name).sites]
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_every_norm_applies_somewhere_and_declines_elsewhere_with_a_reason(norm: str) -> None:
+    answers = [NORMS[norm].declines(site) for site in all_sites()]
+    assert None in answers
+    if norm != "materialize":  # which is always right
+        assert any(answer and len(answer.split()) > 2 for answer in answers)
+
+
+@pytest.mark.parametrize("total", SUMS)
+def test_every_sum_applies_somewhere_and_declines_elsewhere_with_a_reason(total: str) -> None:
+    pairs = [(term.contraction, norm) for site in all_sites() for term in site.terms for norm in NORMS.values()]
+    answers = {SUMS[total].declines(contraction, norm) for contraction, norm in pairs}
+    assert None in answers and any(answer and len(answer.split()) > 2 for answer in answers)
+
+
+def test_every_site_can_be_served() -> None:
+    assert all(sums_of(site, norm) for site in all_sites() for norm in norms_of(site)[:1])
