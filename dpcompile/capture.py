@@ -26,7 +26,7 @@ from dpcompile.ir.graph import Input, JointGraph, size_expression, value
 from dpcompile.kernels.bags import RegularBags
 from dpcompile.kernels.recurrent import RecurrentSites
 from dpcompile.losses import Program, check_losses, public_name
-from dpcompile.provenance import annotated_modules, record_places
+from dpcompile.provenance import SourceLines, annotated_modules, record_places
 from dpcompile.simplify import simplify
 
 aten = torch.ops.aten
@@ -91,7 +91,7 @@ class Step:
         held = dict(zip([*self.parameters, *self.state], [*parameters, *state], strict=True))
         held = {f"program.{name}": tensor for name, tensor in held.items()}
         step = Differentiated(self.program, parameters, size, self.reentrant)
-        with annotated_modules(self.program), RecurrentSites(), RegularBags(), DenseGradients():
+        with annotated_modules(self.program), RecurrentSites(), RegularBags(), DenseGradients(), SourceLines():
             return functional_call(step, held, args, kwargs, tie_weights=True)
 
 
@@ -155,12 +155,12 @@ def traced(step: Step, mode: torch_private.Fakes, tensors: list[Tensor]) -> fx.G
 def first_trace(step: Step, tensors: list[Tensor]) -> fx.GraphModule:
     """The trace as it comes; once more with a plain backward where a reentrant checkpoint asks for it."""
     try:
-        return torch_private.trace(step, tensors, stack_traces=True)
+        return torch_private.trace(step, tensors)
     except RuntimeError as error:
         if "use_reentrant" not in str(error) or step.reentrant:
             raise
     step.reentrant = True
-    return torch_private.trace(step, tensors, stack_traces=True)
+    return torch_private.trace(step, tensors)
 
 
 def user_line(error: BaseException) -> str:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import linecache
 import os
-import re
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.fx.traceback as fx_traceback
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from dpcompile.ir.graph import JointGraph
 from dpcompile.losses import Program, public_name
 
-FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>\S+)(?:\n\s+(?P<code>[^\n]+))?')
 LIBRARIES = (os.path.dirname(torch.__file__), os.path.dirname(__file__), "<frozen", "<string>")
 
 
@@ -48,28 +49,37 @@ def is_user_file(name: str) -> bool:
     return not name.startswith(LIBRARIES)
 
 
-def source_line(stack_trace: str) -> str:
-    """The innermost user's frame of a stack trace, as `file:line  code`."""
-    frames = [match for match in FRAME.finditer(stack_trace) if is_user_file(match["file"])]
-    if not frames:
+def caller() -> str:
+    """The innermost frame of the user's code, as `file:line  code`."""
+    frame = sys._getframe(1)
+    while frame is not None and not is_user_file(frame.f_code.co_filename):
+        frame = frame.f_back  # type: ignore[assignment]
+    if frame is None:
         return ""
-    frame = frames[-1]
-    return f"{frame['file']}:{frame['line']}  {(frame['code'] or '').strip()}".strip()
+    name, number = frame.f_code.co_filename, frame.f_lineno
+    return f"{name}:{number}  {linecache.getline(name, number).strip()}".strip()
+
+
+class SourceLines(TorchFunctionMode):
+    """Mark every node with the user's line that called torch; torch's own traces keep `forward` frames only."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        with fx_traceback.annotate({"source_line": caller()}):
+            return func(*args, **(kwargs or {}))
 
 
 def record_places(joint: JointGraph) -> None:
     """Put `module_path` and `source_line` on every node; backward nodes take their forward node's by sequence number."""
     places: dict[int, tuple[str, str]] = {}
     for node in joint.graph.nodes:
-        annotation = (node.meta.get("custom") or {}).get("module_path")
-        line = source_line(node.stack_trace or "")
-        if annotation is not None:
-            node.meta["module_path"] = public_name(annotation) if annotation != "model" else ""
-        if line:
-            node.meta["source_line"] = line
-            number = node.meta.get("seq_nr")
-            if number is not None:
-                places.setdefault(number, (node.meta.get("module_path", ""), line))
+        annotation = node.meta.get("custom") or {}
+        if "module_path" not in annotation and "source_line" not in annotation:
+            continue
+        path, line = annotation.get("module_path", ""), annotation.get("source_line", "")
+        place = public_name(path) if path != "model" else "", line
+        node.meta["module_path"], node.meta["source_line"] = place
+        if node.meta.get("seq_nr") is not None:
+            places.setdefault(node.meta["seq_nr"], place)
     last = ("", "")
     for node in joint.graph.nodes:
         if node.op != "call_function":

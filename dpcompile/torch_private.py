@@ -90,9 +90,9 @@ def keep_provenance(losses: torch.Tensor) -> None:
         setup_stacktrace_preservation_hooks([losses.grad_fn])
 
 
-def trace(function: Callable[..., Any], arguments: Sequence[Any], stack_traces: bool = False) -> fx.GraphModule:
+def trace(function: Callable[..., Any], arguments: Sequence[Any]) -> fx.GraphModule:
     """make_fx with symbolic sizes, under the present fake mode."""
-    return make_fx(function, tracing_mode="symbolic", record_stack_traces=stack_traces)(*arguments)
+    return make_fx(function, tracing_mode="symbolic")(*arguments)
 
 
 def require(condition: Any) -> None:

@@ -14,14 +14,12 @@ import torch
 from torch import Tensor, fx
 
 from captured import Captured, captured_case, case_named, tensors
-from dpcompile.ir.cost import Cost
 from dpcompile.ir.site import Site
 from dpcompile.ir.verifier import check
-from dpcompile.passes.clipped_sums import copied_tail
 from dpcompile.passes.order import order_nodes
-from dpcompile.plan.plan import Choice, Option
 from dpcompile.strategies import NORMS, SUMS
 from dpcompile.strategies.emitter import Emitter
+from dpcompile.strategies.tail import copied_tail
 from oracle import per_example_gradients, relative_error
 from zoo import LAYERS
 from zoo_calling import CRITERIA
@@ -54,8 +52,7 @@ def emit_all(captured: Captured) -> Captured:
             for total in sums_of(site, norm):
                 emitter.anchor = copy.joint.graph.output_node()
                 sums = {t.contraction.node: SUMS[total].emit(t.contraction, NORMS[norm], losses, emitter) for t in site.terms}
-                choice = Choice(site, Option(norm, total, Cost(), 0.0), "", (), ())
-                outputs["sum", f"{site.parameter} {norm} {total}"] = copied_tail(choice, sums, copy.joint)
+                outputs["sum", f"{site.parameter} {norm} {total}"] = copied_tail(site, sums, emitter)
     copy.joint.replace_outputs(outputs)
     order_nodes(copy.joint)
     check(copy.joint, "the emission of all strategies")
