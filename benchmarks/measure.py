@@ -101,9 +101,7 @@ def storage_of(tensor: Tensor) -> tuple[int, int]:
 
 def peak_of_events(step: Step) -> int:
     """The highest sum of allocations minus releases while a step runs, from the profiler's memory events."""
-    with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
-    ) as profile:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         gradients = step()
     del gradients
     with tempfile.TemporaryDirectory() as folder:

@@ -14,9 +14,7 @@ from torch import Tensor, nn
 
 def mlp() -> nn.Module:
     """f32[B, 784] -> f32[B, 10]."""
-    return nn.Sequential(
-        nn.Linear(784, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 10)
-    )
+    return nn.Sequential(nn.Linear(784, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 10))
 
 
 def group_norm_cnn() -> nn.Module:
@@ -42,9 +40,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend over the positions of each example."""
-        q, k, v = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=-1)
-        )
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=-1))
         attended = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
         result: Tensor = self.out(attended.transpose(1, 2).flatten(2))
         return result
@@ -101,9 +97,7 @@ class VisionTransformer(nn.Module):
 class GPT(nn.Module):
     """Tokens i64[B, T] -> logits f32[B, T, vocabulary]."""
 
-    def __init__(
-        self, tied: bool, vocabulary: int = 8192, width: int = 256, depth: int = 4, length: int = 128
-    ) -> None:
+    def __init__(self, tied: bool, vocabulary: int = 8192, width: int = 256, depth: int = 4, length: int = 128) -> None:
         super().__init__()
         self.tokens = nn.Embedding(vocabulary, width)
         nn.init.normal_(self.tokens.weight, std=0.02)
@@ -130,9 +124,7 @@ class ResidualBlock(nn.Module):
         self.norm1, self.norm2 = nn.GroupNorm(32, outputs), nn.GroupNorm(32, outputs)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.GroupNorm(32, outputs)
-            )
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.GroupNorm(32, outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         """f32[B, inputs, H, W] -> f32[B, outputs, H / stride, W / stride]."""

@@ -41,9 +41,7 @@ def vmap_inductor(case: Case, model: nn.Module, x: Tensor, y: Tensor) -> Step:
     return lambda: step(parameters, x, y)
 
 
-def vmap_function(
-    case: Case, model: nn.Module
-) -> Callable[[Mapping[str, Tensor], Tensor, Tensor], dict[str, Tensor]]:
+def vmap_function(case: Case, model: nn.Module) -> Callable[[Mapping[str, Tensor], Tensor, Tensor], dict[str, Tensor]]:
     """(parameters, inputs, targets) -> clipped sums."""
 
     def loss_of_one(parameters: Mapping[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
@@ -90,9 +88,7 @@ def opacus_ghost(case: Case, model: nn.Module, x: Tensor, y: Tensor) -> Step:
 
     The two backward passes are those of its DPTensorFastGradientClipping.backward.
     """
-    wrapped = wrap(
-        GradSampleModuleFastGradientClipping, model, loss_reduction="sum", max_grad_norm=MAX_GRAD_NORM
-    )
+    wrapped = wrap(GradSampleModuleFastGradientClipping, model, loss_reduction="sum", max_grad_norm=MAX_GRAD_NORM)
     parameters = names_of(wrapped)
 
     def step() -> dict[str, Tensor]:

@@ -36,23 +36,13 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 
 
 def main(
-    workload: Annotated[
-        list[str] | None, typer.Option(help=f"One of {', '.join(CASES)}; repeatable.")
-    ] = None,
-    method: Annotated[
-        list[str] | None, typer.Option(help=f"One of {', '.join(METHODS)}; repeatable.")
-    ] = None,
-    rounds: Annotated[
-        int, typer.Option(min=1, help="Interleaved rounds; published numbers take 15 or more.")
-    ] = 15,
+    workload: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(CASES)}; repeatable.")] = None,
+    method: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(METHODS)}; repeatable.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds; published numbers take 15 or more.")] = 15,
     memory: Annotated[bool, typer.Option(help="Measure peak memory too.")] = True,
     device: Annotated[str, typer.Option(help="cpu or cuda; cuda if there is one.")] = "",
-    limit_seconds: Annotated[
-        int, typer.Option(help="Give a method up that is not ready after this long.")
-    ] = 600,
-    output: Annotated[
-        Path | None, typer.Option(help="The JSON file; results/<machine>.json by default.")
-    ] = None,
+    limit_seconds: Annotated[int, typer.Option(help="Give a method up that is not ready after this long.")] = 600,
+    output: Annotated[Path | None, typer.Option(help="The JSON file; results/<machine>.json by default.")] = None,
 ) -> None:
     """Measure, print the tables, and write JSON and Markdown."""
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")

@@ -31,9 +31,7 @@ class Row:
 
 def unit_of(methods: Methods) -> str:
     """The faster of the ordinary steps, which everything is measured in."""
-    ordinary = {
-        n: m["median_ms"] for n, m in methods.items() if n.startswith("ordinary") and "median_ms" in m
-    }
+    ordinary = {n: m["median_ms"] for n, m in methods.items() if n.startswith("ordinary") and "median_ms" in m}
     return min((name for name in ordinary if not name.endswith(AGAIN)), key=lambda name: ordinary[name])
 
 
@@ -42,11 +40,7 @@ def rows_of(methods: Methods) -> list[Row]:
     unit = unit_of(methods)
     skipped = {name for name in methods if name.endswith(AGAIN) and name != unit + AGAIN}
     memory = methods["ordinary eager"].get("bytes") if "ordinary eager" in methods else None
-    return [
-        row_of(name, m, methods[unit]["median_ms"], memory)
-        for name, m in methods.items()
-        if name not in skipped
-    ]
+    return [row_of(name, m, methods[unit]["median_ms"], memory) for name, m in methods.items() if name not in skipped]
 
 
 def row_of(name: str, method: Mapping[str, Any], unit_ms: float, unit_bytes: int | None) -> Row:
@@ -75,9 +69,7 @@ def best(rows: list[Row], is_ours: bool) -> Row | None:
     rivals = [
         row
         for row in rows
-        if row.ratio is not None
-        and not row.name.startswith("ordinary")
-        and row.name.startswith("dpcompile") == is_ours
+        if row.ratio is not None and not row.name.startswith("ordinary") and row.name.startswith("dpcompile") == is_ours
     ]
     return min(rivals, key=lambda row: row.ratio or 0.0, default=None)
 

@@ -75,9 +75,7 @@ def measure_time(case: Case, options: Options) -> dict[str, Any]:
     return {"methods": results, "share_clipped": reference.share_clipped}
 
 
-def prepare(
-    case: Case, name: str, reference: Reference, options: Options, result: dict[str, Any]
-) -> tuple[Step, int]:
+def prepare(case: Case, name: str, reference: Reference, options: Options, result: dict[str, Any]) -> tuple[Step, int]:
     """Make and check a step per thread count and keep the faster; generated code fixes its thread count."""
     tried: list[tuple[float, int, Step]] = []
     method = METHODS[name]

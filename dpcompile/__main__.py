@@ -21,9 +21,7 @@ app = typer.Typer(
 
 @app.command()
 def demo(
-    seed: Annotated[
-        int | None, typer.Option(help="Fix weights, batches and noise (by default noise is fresh).")
-    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Fix weights, batches and noise (by default noise is fresh).")] = None,
 ) -> None:
     """Compile, explain, time, train and verify two small models on real data (under two minutes)."""
     from dpcompile.demo.show import run_demo  # noqa: PLC0415  (needs scikit-learn, which `explain` does not)
@@ -64,9 +62,7 @@ def load_factory(path: str) -> Callable[[int], tuple[Any, Any, Any]]:
     except (ImportError, AttributeError) as error:
         raise typer.BadParameter(str(error)) from None
     if not callable(found):
-        raise typer.BadParameter(
-            f"{path} is not callable; FACTORY(batch_size) must return (model, loss, batch)"
-        )
+        raise typer.BadParameter(f"{path} is not callable; FACTORY(batch_size) must return (model, loss, batch)")
     return found
 
 

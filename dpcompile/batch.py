@@ -101,7 +101,10 @@ def dense(leaf: Tensor) -> Tensor:
 def leaf_key(leaf: Any, dim: int | None) -> tuple[Any, ...]:
     """What the graph relies on for one leaf."""
     if not isinstance(leaf, Tensor):
-        return (type(leaf).__name__, leaf if isinstance(leaf, (int, float, str, bool, type(None))) else Same(leaf))
+        return (
+            type(leaf).__name__,
+            leaf if isinstance(leaf, (int, float, str, bool, type(None))) else Same(leaf),
+        )
     sizes = tuple(size for axis, size in enumerate(leaf.shape) if axis != dim)
     return (sizes, dim, leaf.dtype, str(leaf.device), dense(leaf).is_contiguous(), leaf.requires_grad)
 

@@ -73,8 +73,21 @@ def capture_once(program: Program, batch: Batch, hint: int) -> JointGraph:
 class Step:
     """The function that is traced: state and batch in, losses and summed gradients out."""
 
-    def __init__(self, program: Program, parameters: list[str], state: list[str], batch: Batch, dims: Sequence[int | None]):
-        self.program, self.parameters, self.state, self.batch, self.dims = program, parameters, state, batch, dims
+    def __init__(
+        self,
+        program: Program,
+        parameters: list[str],
+        state: list[str],
+        batch: Batch,
+        dims: Sequence[int | None],
+    ):
+        self.program, self.parameters, self.state, self.batch, self.dims = (
+            program,
+            parameters,
+            state,
+            batch,
+            dims,
+        )
         self.reentrant = False
 
     def __call__(self, *tensors: Tensor) -> tuple[Tensor | None, ...]:
@@ -91,7 +104,13 @@ class Step:
         held = dict(zip([*self.parameters, *self.state], [*parameters, *state], strict=True))
         held = {f"program.{name}": tensor for name, tensor in held.items()}
         step = Differentiated(self.program, parameters, size, self.reentrant)
-        with annotated_modules(self.program), RecurrentSites(), RegularBags(), DenseGradients(), SourceLines():
+        with (
+            annotated_modules(self.program),
+            RecurrentSites(),
+            RegularBags(),
+            DenseGradients(),
+            SourceLines(),
+        ):
             return functional_call(step, held, args, kwargs, tie_weights=True)
 
 
@@ -110,7 +129,10 @@ class Differentiated(nn.Module):
         ones = torch.ones_like(losses)
         with torch.autocast(losses.device.type, enabled=False):  # as torch advises: backward follows forward's types
             if not self.reentrant:
-                return (losses.detach(), *torch.autograd.grad(losses, self.differentiated, ones, allow_unused=True))
+                return (
+                    losses.detach(),
+                    *torch.autograd.grad(losses, self.differentiated, ones, allow_unused=True),
+                )
             losses.backward(ones)  # reentrant checkpoints refuse autograd.grad
             return (losses.detach(), *(parameter.grad for parameter in self.differentiated))
 
@@ -135,7 +157,8 @@ def traced(step: Step, mode: torch_private.Fakes, tensors: list[Tensor]) -> fx.G
             with torch_private.tracing_context(mode):
                 replay = fx.Interpreter(module)
                 module = torch_private.trace(
-                    functionalize(lambda *args: replay.run(*args, enable_io_processing=False), remove="mutations"), tensors
+                    functionalize(lambda *args: replay.run(*args, enable_io_processing=False), remove="mutations"),
+                    tensors,
                 )
     except DPCompileError:
         raise

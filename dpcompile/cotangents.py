@@ -66,9 +66,7 @@ def example_axes(outputs: Sequence[Tensor], size: int, output_dim: Any) -> tuple
         raise InvalidInput("the model returns no floating-point tensor, so nothing can be differentiated")
     dims = output_dim if isinstance(output_dim, (tuple, list)) else [output_dim] * len(outputs)
     if len(dims) != len(outputs):
-        raise InvalidInput(
-            f"output_dim={output_dim!r} but the model returns {len(outputs)} floating-point tensors"
-        )
+        raise InvalidInput(f"output_dim={output_dim!r} but the model returns {len(outputs)} floating-point tensors")
     for tensor, dim in zip(outputs, dims, strict=True):
         if not -tensor.dim() <= dim < tensor.dim() or tensor.shape[dim] != size:
             raise InvalidInput(
@@ -79,9 +77,7 @@ def example_axes(outputs: Sequence[Tensor], size: int, output_dim: Any) -> tuple
     return tuple(dim % tensor.dim() for tensor, dim in zip(outputs, dims, strict=True))
 
 
-def check_same_draws(
-    losses: Tensor, outputs: Sequence[Tensor], cotangents: Sequence[Tensor], dims: Sequence[int]
-) -> None:
+def check_same_draws(losses: Tensor, outputs: Sequence[Tensor], cotangents: Sequence[Tensor], dims: Sequence[int]) -> None:
     """Refuse where the compiled step saw other random numbers than forward did.
 
     losses: f[B] of the step; they must be the inner products of forward's outputs with the cotangents.

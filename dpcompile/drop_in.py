@@ -38,9 +38,7 @@ from dpcompile.step import Step
 from dpcompile.torch_private import flatten
 from dpcompile.trees import find_tensors, with_tensors
 
-NOT_VERIFIED = (
-    "the loss is outside of the module and not verified: it must be a sum or mean of one term per example"
-)
+NOT_VERIFIED = "the loss is outside of the module and not verified: it must be a sum or mean of one term per example"
 REDUCTIONS = ("mean", "sum")
 
 
@@ -107,9 +105,7 @@ class DropIn(nn.Module):
     inner: PrivateSteps
     private: PrivateSteps
 
-    def __init__(
-        self, private: PrivateSteps, inner: PrivateSteps, loss_reduction: str, output_dim: Any
-    ) -> None:
+    def __init__(self, private: PrivateSteps, inner: PrivateSteps, loss_reduction: str, output_dim: Any) -> None:
         super().__init__()
         if loss_reduction not in REDUCTIONS:
             names = ", ".join(REDUCTIONS)
@@ -135,11 +131,7 @@ class DropIn(nn.Module):
         recall.keep_changed_buffers()
         outputs = [tensor for tensor in find_tensors(returned) if tensor.is_floating_point()]
         dims = example_axes(outputs, size, self.output_dim)
-        compiled = (
-            self.compiled_for(cotangent_batch(args, kwargs, outputs, dims, self.prefix(args)))
-            if size
-            else None
-        )
+        compiled = self.compiled_for(cotangent_batch(args, kwargs, outputs, dims, self.prefix(args))) if size else None
         detached = [tensor.detach() for tensor in outputs]
         pending = Pending(self, compiled, args, kwargs, detached, dims, recall)
         own = {id(tensor) for tensor in (*given, *self.model.parameters(), *self.model.buffers())}

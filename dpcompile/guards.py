@@ -46,9 +46,7 @@ def guard_key(program: Program, batch: Batch) -> tuple[Any, ...]:
         *program.named_parameters(remove_duplicate=False),
         *program.named_buffers(remove_duplicate=False),
     ]
-    held = tuple(
-        (n, id(t), tuple(t.shape), t.dtype, str(t.device), t.requires_grad, t.stride()) for n, t in tensors
-    )
+    held = tuple((n, id(t), tuple(t.shape), t.dtype, str(t.device), t.requires_grad, t.stride()) for n, t in tensors)
     known: dict[int, Any] = {}
     modules = tuple(fingerprint.of_module(module, known) for module in program.modules())
     return (
@@ -62,9 +60,7 @@ def guard_key(program: Program, batch: Batch) -> tuple[Any, ...]:
 def torch_key(device: torch.device) -> tuple[Any, ...]:
     """The modes of torch that a trace follows: autocast, default type, rounding of float32 products."""
     kinds = sorted({"cpu", device.type})
-    autocast = tuple(
-        (kind, torch.get_autocast_dtype(kind)) for kind in kinds if torch.is_autocast_enabled(kind)
-    )
+    autocast = tuple((kind, torch.get_autocast_dtype(kind)) for kind in kinds if torch.is_autocast_enabled(kind))
     return autocast, torch.get_default_dtype(), torch.get_float32_matmul_precision()
 
 

@@ -54,7 +54,19 @@ def dpcompile(
 
     Raises InvalidInput and StrategyError here; the refusals of tracing and analysis come with the first call.
     """
-    module = PrivateModule(model, loss, max_grad_norm, clipping, strategy, schedule, plan, microbatch, hardware, backend, batch_dim)
+    module = PrivateModule(
+        model,
+        loss,
+        max_grad_norm,
+        clipping,
+        strategy,
+        schedule,
+        plan,
+        microbatch,
+        hardware,
+        backend,
+        batch_dim,
+    )
     if example_batch is not None:
         module.compiled(flatten_batch(tuple(example_batch), {}, batch_dim))
     return module
@@ -69,7 +81,7 @@ class PrivateModule(nn.Module):
         super().__init__()
         self.program = make_program(model, loss)
         if clipping != "flat":
-            raise StrategyError(f"clipping={clipping!r} does not exist; use clipping=\"flat\"")
+            raise StrategyError(f'clipping={clipping!r} does not exist; use clipping="flat"')
         if backend not in BACKENDS:
             raise StrategyError(f"backend={backend!r} does not exist; use one of {', '.join(BACKENDS)}")
         self.max_grad_norm = positive(max_grad_norm)
@@ -131,7 +143,13 @@ class PrivateModule(nn.Module):
         parameters = dict(self.trainable())
         dtype = next((torch.promote_types(p.dtype, torch.float32) for p in parameters.values()), torch.float32)
         empty = torch.zeros(0, dtype=dtype, device=batch.tensors[0].device)
-        return Step(empty, empty.clone(), empty.clone(), self.complete({}), torch.zeros(0, dtype=torch.bool, device=empty.device))
+        return Step(
+            empty,
+            empty.clone(),
+            empty.clone(),
+            self.complete({}),
+            torch.zeros(0, dtype=torch.bool, device=empty.device),
+        )
 
     def apply_buffers(self, raw: Raw) -> None:
         """Write the new values of buffers (which do not depend on the batch) once per step."""
@@ -209,7 +227,9 @@ class PrivateModule(nn.Module):
         """Compare the step with a plain loop over a few single examples, and check independence on them."""
         return verify(self, flatten_batch(batch, kwargs, self.batch_dim), examples, strict)
 
-    def named_parameters(self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True) -> Iterator[tuple[str, nn.Parameter]]:
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Parameter]]:
         """Parameters of model and loss by the names that `grads` uses."""
         for name, parameter in self.program.named_parameters("", recurse, remove_duplicate):
             yield ".".join(part for part in (prefix, public_name(name)) if part), parameter

@@ -29,14 +29,8 @@ def per_example_gradients(
     found: dict[str, Tensor] = {}
     if batch.size:
         call = traces.get(guard_key(program, batch), lambda: compile_gradients(program, batch, backend))
-        found = {
-            name: value
-            for (kind, name), value in call.outputs(*batch.tensors).items()
-            if kind == "per_example_gradient"
-        }
-    return {
-        name: found[name] if name in found else zeros(parameter, batch.size) for name, parameter in trainable
-    }
+        found = {name: value for (kind, name), value in call.outputs(*batch.tensors).items() if kind == "per_example_gradient"}
+    return {name: found[name] if name in found else zeros(parameter, batch.size) for name, parameter in trainable}
 
 
 def zeros(parameter: nn.Parameter, size: int) -> Tensor:

@@ -35,9 +35,7 @@ class Recall:
                 "optimizer.step(), and run forward again otherwise"
             )
         if [module.training for module in model.modules()] != self.modes:
-            raise InvalidInput(
-                "train() or eval() was called between forward and backward; call backward first"
-            )
+            raise InvalidInput("train() or eval() was called between forward and backward; call backward first")
 
     @contextlib.contextmanager
     def restored(self) -> Iterator[None]:

@@ -99,7 +99,14 @@ class Runner(GraphCall):
         with restored_rng(state, tensors[0].device):
             again = self.run(replaced, mask & ~bad, max_grad_norm)
         gradients = zeros if bool(again.nonfinite.any()) else again.gradients
-        return Raw(raw.losses, raw.norms, again.clip_factors, flagged | (again.nonfinite & mask), gradients, raw.buffers)
+        return Raw(
+            raw.losses,
+            raw.norms,
+            again.clip_factors,
+            flagged | (again.nonfinite & mask),
+            gradients,
+            raw.buffers,
+        )
 
 
 def resolve_backend(backend: str, joint: JointGraph, program: nn.Module) -> str:
@@ -128,7 +135,11 @@ def inlined(joint: JointGraph) -> torch.fx.GraphModule:
 
 def owner_of(program: Program, name: str) -> tuple[nn.Module, str]:
     """The module that holds a parameter or buffer, and its name there."""
-    path = name if name.startswith("loss.") and hasattr(program.loss, "parameters") and not in_model(program, name) else f"model.{name}"
+    path = (
+        name
+        if name.startswith("loss.") and hasattr(program.loss, "parameters") and not in_model(program, name)
+        else f"model.{name}"
+    )
     owner, _, last = path.rpartition(".")
     return program.get_submodule(owner), last
 

@@ -23,9 +23,9 @@ def simplify(module: fx.GraphModule) -> None:
     graph = module.graph
     seen: dict[tuple[object, str, str], fx.Node] = {}
     for node in list(graph.nodes):
-        if node.target in IDENTITIES and node.args[0].op != "get_attr":
-            replace(graph, node, node.args[0])
-        elif node.target is aten.clone.default and is_plain_clone(node):
+        if (node.target in IDENTITIES and node.args[0].op != "get_attr") or (
+            node.target is aten.clone.default and is_plain_clone(node)
+        ):
             replace(graph, node, node.args[0])
         elif node.target is aten.t.default and node.args[0].target is aten.t.default:
             replace(graph, node, node.args[0].args[0])

@@ -61,7 +61,10 @@ def is_fake(value: object) -> bool:
 def tracing_context(mode: FakeTensorMode) -> Iterator[None]:
     """Everything that must hold while a step is traced; restored on the way out."""
     compiling, torch.compiler._is_compiling_flag = torch.compiler._is_compiling_flag, True
-    ordered, torch.backends.opt_einsum.enabled = torch.backends.opt_einsum.enabled, False  # its planner reads sizes as numbers
+    ordered, torch.backends.opt_einsum.enabled = (
+        torch.backends.opt_einsum.enabled,
+        False,
+    )  # its planner reads sizes as numbers
     try:
         with (
             fx_config.patch(backed_size_oblivious=True),

@@ -68,17 +68,13 @@ class Verification:
     def __str__(self) -> str:
         word = "agrees" if self.ok else "DISAGREES"
         lines = [f"the compiled step {word} with a loop over {self.examples} examples ({self.reference})"]
-        lines += [
-            f"  {name:<32} {error:.1e}" for name, error in (("losses", self.losses), ("norms", self.norms))
-        ]
+        lines += [f"  {name:<32} {error:.1e}" for name, error in (("losses", self.losses), ("norms", self.norms))]
         ordered = sorted(self.gradients.items(), key=lambda item: -item[1])
         lines += [f"  {'sum of ' + name:<32} {error:.1e}" for name, error in ordered[:SHOWN]]
         if len(ordered) > SHOWN:
             lines.append(f"  {f'{len(ordered) - SHOWN} more parameters':<32} at most {ordered[SHOWN][1]:.1e}")
         lines.append(f"  {'tolerance':<32} {self.tolerance:.1e}")
-        lines.append(
-            f"  examples are independent: {'yes' if self.independence is None else self.independence}"
-        )
+        lines.append(f"  examples are independent: {'yes' if self.independence is None else self.independence}")
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
 
@@ -91,9 +87,7 @@ def verify(private: Any, batch: Batch, examples: int, strict: bool) -> Verificat
     if examples < 1:
         raise InvalidInput(f"examples must be at least 1, got {examples}")
     count = min(examples, batch.size)
-    devices = list(
-        {t.device.index or 0 for t in (*batch.tensors, *private.program.parameters()) if t.is_cuda}
-    )
+    devices = list({t.device.index or 0 for t in (*batch.tensors, *private.program.parameters()) if t.is_cuda})
     with torch.random.fork_rng(devices=devices), kept_buffers(private.program), torch.inference_mode(False):
         result = Comparison(private, batch, count).result()
     if strict and not result.ok:
@@ -147,9 +141,7 @@ class Comparison:
     def one_by_one(self) -> Step:
         """The step of a random model, one example at a time with the draws that the loop will see."""
         if self.compiled.runner.backend != "eager":
-            self.notes.append(
-                "inductor draws random numbers of its own; the same graph was compared in eager"
-            )
+            self.notes.append("inductor draws random numbers of its own; the same graph was compared in eager")
             self.compiled = replace(self.compiled, runner=Runner(self.compiled.joint, self.program, "eager"))
         self.notes.append(
             "the model draws random numbers: every example was compared alone, with the same draws; "
@@ -157,10 +149,7 @@ class Comparison:
         )
         with torch_private.equal_draws():
             steps = [self.run(as_batch(self.batch, leaves, 1)) for leaves in singles(self.batch)]
-        parts = {
-            f: torch.cat([getattr(s, f) for s in steps])
-            for f in ("losses", "norms", "clip_factors", "nonfinite")
-        }
+        parts = {f: torch.cat([getattr(s, f) for s in steps]) for f in ("losses", "norms", "clip_factors", "nonfinite")}
         grads = {name: torch.stack([s.grads[name] for s in steps]).sum(0) for name in steps[0].grads}
         return Step(grads=grads, **parts)
 
@@ -169,9 +158,7 @@ class Comparison:
         narrow = any(p.dtype != torch.float64 for p in self.program.parameters())
         if narrow and not self.random:  # random operations draw other numbers in other types
             try:
-                found = self.compared(
-                    step, loop(*in_float64(self.program, self.batch), self.limit), "in a float64 copy"
-                )
+                found = self.compared(step, loop(*in_float64(self.program, self.batch), self.limit), "in a float64 copy")
             except (
                 DPCompileError,
                 RuntimeError,
@@ -193,9 +180,7 @@ class Comparison:
         gradients = {name: deviation(total.to(wide(total.dtype)), expected.sums.get(name)) / scale
                      for name, total in step.grads.items()}  # fmt: skip
         ok = all(error <= self.tolerance for error in (losses, norms, *gradients.values()))
-        return Verification(
-            ok, losses, norms, gradients, None, self.batch.size, self.tolerance, reference, tuple(self.notes)
-        )
+        return Verification(ok, losses, norms, gradients, None, self.batch.size, self.tolerance, reference, tuple(self.notes))
 
     def mixture_in_graph(self) -> str | None:
         """The check of compilation once more, on a fresh capture."""
@@ -229,14 +214,9 @@ class Comparison:
             if error_of_norms(steps[other].norms[one[1]], steps[run].norms[one[0]]) > self.tolerance:
                 return "an example's gradient norm changes with the other examples of the batch"
         base, moved, single, last, first = (step.grads for step in steps)
-        scale = max(
-            math.hypot(*(norm(g) for g in part.values())) for part in (base, moved, single, last, first)
-        )
+        scale = max(math.hypot(*(norm(g) for g in part.values())) for part in (base, moved, single, last, first))
         for name, total in base.items():
-            if (
-                deviation(total + last[name], moved[name] + single[name] + first[name])
-                > 3 * self.tolerance * scale
-            ):
+            if deviation(total + last[name], moved[name] + single[name] + first[name]) > 3 * self.tolerance * scale:
                 return f"the sum over the batch of {name} is not the sum over its parts"
         return None
 

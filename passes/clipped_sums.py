@@ -49,4 +49,3 @@ def clipped_sum(contraction: Contraction, choice: Choice, factors: fx.Node, emit
     emitter.place = call.meta.get("module_path", ""), call.meta.get("source_line", "")
     emitter.anchor = emitter.joint.graph.output_node()
     return SUMS[choice.option.sum].emit(contraction, NORMS[choice.option.norm], factors, emitter)
-

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from zoo import ZOO
+from zoo_case import Case
 
 from dpcompile.analysis.example_axis import example_axis
 from dpcompile.analysis.sites import find_sites
@@ -23,8 +25,6 @@ from dpcompile.passes.order import order_nodes
 from dpcompile.plan.plan import Plan
 from dpcompile.plan.select import Wanted, choose
 from dpcompile.rules.rule import Result
-from zoo import ZOO
-from zoo_case import Case
 
 
 @dataclass(frozen=True)
@@ -100,4 +100,9 @@ def tensors(captured: Captured, max_grad_norm: float | None = None) -> list[Tens
     kept = [held[item.name].detach() for item in captured.joint.inputs if item.kind in ("parameter", "state")]
     if max_grad_norm is None:
         return [*kept, *captured.batch.tensors]
-    return [*kept, *captured.batch.tensors, torch.ones(captured.batch.size, dtype=torch.bool), torch.tensor(max_grad_norm, dtype=torch.float64)]
+    return [
+        *kept,
+        *captured.batch.tensors,
+        torch.ones(captured.batch.size, dtype=torch.bool),
+        torch.tensor(max_grad_norm, dtype=torch.float64),
+    ]

@@ -44,9 +44,7 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str], None]:
             path.write_text(actual, encoding="ascii")
         assert path.exists(), f"{path} does not exist; write it with: {command}"
         expected = path.read_text(encoding="ascii")
-        changes = difflib.unified_diff(
-            expected.splitlines(), actual.splitlines(), "golden", "now", lineterm=""
-        )
+        changes = difflib.unified_diff(expected.splitlines(), actual.splitlines(), "golden", "now", lineterm="")
         assert actual == expected, "\n".join([f"differs from {path}; accept with: {command}", *changes])
 
     return check

@@ -27,7 +27,17 @@ from torch import Tensor, fx
 from dpcompile import torch_private
 from dpcompile.analysis.example_axis import check_shapes, state_of
 from dpcompile.ir.axis import (
-    BATCH_SIZE, SHARED, SUMMED, Batched, BatchSize, Constant, Mixes, Position, Shared, State, Summed, Uniform,
+    BATCH_SIZE,
+    SHARED,
+    SUMMED,
+    Batched,
+    BatchSize,
+    Constant,
+    Mixes,
+    Position,
+    State,
+    Summed,
+    Uniform,
 )  # fmt: skip
 from dpcompile.ir.errors import DPCompileError
 from dpcompile.rules.rule import Result, Rule, Use
@@ -187,7 +197,9 @@ class Sample:
     drawn: bool = False
 
     def __str__(self) -> str:
-        return f"{self.op}({', '.join([describe(a) for a in self.args] + [f'{k}={describe(v)}' for k, v in self.kwargs.items()])})"
+        return (
+            f"{self.op}({', '.join([describe(a) for a in self.args] + [f'{k}={describe(v)}' for k, v in self.kwargs.items()])})"
+        )
 
     def operands(self) -> list[Operand | Size]:
         """All tensor operands and sizes, in order."""
@@ -291,7 +303,7 @@ def pairs(state: State, values: dict[tuple[int, ...], Tensor]) -> Iterator[tuple
 
 def equal(left: Tensor, right: Tensor) -> bool:
     """Equal up to rounding in float64."""
-    if left.shape != right.shape or left.dtype != right.dtype and left.dtype.is_floating_point:
+    if left.shape != right.shape or (left.dtype != right.dtype and left.dtype.is_floating_point):
         return False
     if not (left.is_floating_point() or left.is_complex()):
         return bool((left == right).all())
@@ -378,7 +390,11 @@ def symbolic_result(sample: Sample, index: int, batch: Any) -> Any:
     strides = [formula(*pair) for pair in zip(two.stride(), three.stride(), strict=True)]
     made = torch.empty_strided(sizes, strides, dtype=three.dtype)
     offset = formula(two.storage_offset(), three.storage_offset())
-    return made if sample.op is not torch.ops.aten.as_strided.default else torch.empty(1000 * batch).as_strided(sizes, strides, offset)
+    return (
+        made
+        if sample.op is not torch.ops.aten.as_strided.default
+        else torch.empty(1000 * batch).as_strided(sizes, strides, offset)
+    )
 
 
 def claim(sample: Sample, rule: Rule | None = None) -> Result | str:

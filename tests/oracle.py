@@ -153,10 +153,7 @@ def axes(batch_dim: Any) -> tuple[Any, Any]:
 def walk(tree: Any, dims: Any, visit: Callable[[Tensor, int], Any]) -> Any:
     """Replace every tensor that has an example axis; `dims` is a prefix of the tree, as in_dims of vmap."""
     if isinstance(tree, dict):
-        return {
-            key: walk(value, dims[key] if isinstance(dims, dict) else dims, visit)
-            for key, value in tree.items()
-        }
+        return {key: walk(value, dims[key] if isinstance(dims, dict) else dims, visit) for key, value in tree.items()}
     if isinstance(tree, (tuple, list)):
         parts = dims if isinstance(dims, (tuple, list)) else [dims] * len(tree)
         return type(tree)(walk(value, dim, visit) for value, dim in zip(tree, parts, strict=True))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-
 from meaning import N, Operand, Sample, Size, batched, call, constant, positive, shared, summed, uniform
 
 aten = torch.ops.aten

@@ -5,10 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from meaning import (
+    N,
+    Operand,
+    Sample,
+    batched,
+    booleans,
+    call,
+    integers,
+    position,
+    positive,
+    results,
+    shared,
+    summed,
+)
 
 from dpcompile.rules import OPS
 from dpcompile.rules.pointwise import is_pointwise
-from meaning import N, Operand, Sample, batched, booleans, call, integers, position, positive, results, shared, summed
 
 aten = torch.ops.aten
 NUMBERS = {"number": 2, "float": 0.5, "int": 1, "bool": False}
@@ -20,7 +33,7 @@ def arguments(op: Any, operands: list[Operand]) -> list[Any] | None:
     rest, found = iter(operands), []
     for argument in op._schema.arguments:
         kind = str(argument.type)
-        if argument.kwarg_only or argument.has_default_value() and kind not in ("Tensor", "number"):
+        if argument.kwarg_only or (argument.has_default_value() and kind not in ("Tensor", "number")):
             break
         if kind == "Tensor":
             found.append(next(rest))
@@ -34,7 +47,11 @@ def arguments(op: Any, operands: list[Operand]) -> list[Any] | None:
 def samples_of(op: Any) -> tuple[Sample, ...]:
     """Agreeing and shared operands, a sum, a position; examples first, last and folded. Empty where nothing can be run."""
     named = {"div": {"rounding_mode": "floor"}, "round": {"decimals": 1}, "gelu": {}}
-    options = named.get(op._schema.name.removeprefix("aten::"), {}) if op._overloadname in ("Tensor_mode", "Scalar_mode", "decimals") else {}
+    options = (
+        named.get(op._schema.name.removeprefix("aten::"), {})
+        if op._overloadname in ("Tensor_mode", "Scalar_mode", "decimals")
+        else {}
+    )
     for draw in DRAWS:
         x, y = batched(N, 5, draw=draw), shared(5, draw=draw)
         rows = ([x, y, x], [batched(3, N, draw=draw)] * 3, [batched(N, 5, inner=2, draw=draw)] * 3, [x, x, x], [shared(1, draw=draw), x, x],

@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 import torch
-
-from meaning import N, Operand, Sample, Size, batched, booleans, call, constant, integers, position, shared, summed, uniform
+from meaning import (
+    N,
+    Operand,
+    Sample,
+    Size,
+    batched,
+    booleans,
+    call,
+    constant,
+    integers,
+    position,
+    shared,
+    summed,
+    uniform,
+)
 
 aten = torch.ops.aten
 

@@ -7,12 +7,26 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from meaning import (
+    N,
+    Operand,
+    Sample,
+    Size,
+    batched,
+    call,
+    constant,
+    every_layout,
+    integers,
+    normal,
+    position,
+    positive,
+    shared,
+    summed,
+    uniform,
+)  # fmt: skip
 from torch import Tensor
 
 from dpcompile.kernels.recurrent_ops import EXAMPLE_DIMS
-from meaning import (
-    N, Operand, Sample, Size, batched, booleans, call, constant, every_layout, integers, normal, position, positive, shared, summed, uniform,
-)  # fmt: skip
 
 aten = torch.ops.aten
 B, B2, B3 = Size(), Size(lambda b: 2 * b), Size(lambda b: 3 * b)
@@ -23,22 +37,31 @@ def row(name: str, overload: str = "default") -> Any:
     return getattr(getattr(aten, name), overload)
 
 
-def layouts(op: Any, shapes: tuple[tuple[int, ...], ...], args: Callable[..., tuple[Any, ...]], draw: Any = normal, second: bool = True) -> list[Sample]:
+def layouts(
+    op: Any, shapes: tuple[tuple[int, ...], ...], args: Callable[..., tuple[Any, ...]], draw: Any = normal, second: bool = True
+) -> list[Sample]:
     """Calls on operands whose shapes behind [example, channel] are given: examples first, folded, second, crossed, last.
 
     args(*operands, sizes): the arguments; sizes are the leading sizes, for backward operations that are told shapes.
     """
+
     def of(*lead: int | None, kind: Any = batched, **folded: int) -> list[Operand]:
         return [kind(*lead, *shape, draw=draw, **folded) for shape in shapes]
 
     samples = [args(*of(N, 4), sizes=[B, 4]), args(*of(N, 4, inner=2), sizes=[B2, 4]), args(*of(N, 4, outer=2), sizes=[B2, 4]),
                *([args(*of(2, N), sizes=[2, B])] if second else []),
                args(*of(N, 4, kind=uniform), sizes=[B, 4])]  # fmt: skip
-    samples += [args(*(constant(1.0, N, 4, *shape) for shape in shapes), sizes=[B, 4]), args(*(summed(2, 4, *shape) for shape in shapes), sizes=[2, 4])]
+    samples += [
+        args(*(constant(1.0, N, 4, *shape) for shape in shapes), sizes=[B, 4]),
+        args(*(summed(2, 4, *shape) for shape in shapes), sizes=[2, 4]),
+    ]
     if len(shapes) > 1:
         samples += [args(of(N, 4, inner=2)[0], *of(N, 4, outer=2)[1:], sizes=[B2, 4])]
     crossed = len(shapes) > 1  # harmless where the image gives its shape only
-    return [call(op, *arguments, must=place < 3 + second, cautious=crossed and place == len(samples) - 1) for place, arguments in enumerate(samples)]
+    return [
+        call(op, *arguments, must=place < 3 + second, cautious=crossed and place == len(samples) - 1)
+        for place, arguments in enumerate(samples)
+    ]
 
 
 def forward(name: str, size: tuple[int, ...], *rest: Any, **options: Any) -> list[Sample]:
@@ -86,6 +109,7 @@ def padding(dims: int) -> list[Sample]:
 
 def places(name: str, out: tuple[int, ...], size: tuple[int, ...], *rest: Any) -> list[Sample]:
     """The adjoint of a maximum, which is given where the maxima were."""
+
     def args(g: Operand, x: Operand, sizes: Any) -> tuple[Any, ...]:
         return g, x, *rest, Operand(g.state, g.shape, integers(math.prod(size)))
 
@@ -138,7 +162,9 @@ WINDOWS: tuple[Sample, ...] = (
 # -- attention: what these operations mean is written down here; most of them run on a GPU only --------------------
 
 
-def attended(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None, causal: bool = False) -> tuple[Tensor, Tensor]:
+def attended(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None, causal: bool = False
+) -> tuple[Tensor, Tensor]:
     """Output and logarithm of the normalisation of softmax(q k^T / sqrt(d) + bias) v."""
     scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
     scores = scores if bias is None else scores + bias
@@ -166,7 +192,7 @@ def meaning_of(op: Any) -> Callable[..., tuple[Any, ...]]:
         else:
             found = attended(*operands)
         rest = {"max_q": 3, "max_k": 5}
-        missing = [rest.get(result.name, None) for result in op._schema.returns[len(found) :]]
+        missing = [rest.get(result.name) for result in op._schema.returns[len(found) :]]
         return (*found, *missing)[: len(op._schema.returns)]
 
     return run
@@ -179,7 +205,15 @@ def attention(name: str) -> list[Sample]:
              [*qkv(batched, N, 2, inner=3)[:2], *qkv(batched, N, 2, outer=3)[2:]], qkv(batched, 2, N), qkv(summed, 2, 2)]  # fmt: skip
     masks: list[Operand | None] = [None] * len(cases)
     if has_mask:
-        masks += [shared(3, 5), batched(N, 1, 3, 5), batched(N, 1, 1, 5), uniform(N, 1, 3, 5), summed(3, 5), batched(N, 1, 1, 5, outer=3), shared(1, 2, 3, 5)]
+        masks += [
+            shared(3, 5),
+            batched(N, 1, 3, 5),
+            batched(N, 1, 1, 5),
+            uniform(N, 1, 3, 5),
+            summed(3, 5),
+            batched(N, 1, 1, 5, outer=3),
+            shared(1, 2, 3, 5),
+        ]
         cases += [qkv(batched, N, 2)] * 5 + [qkv(batched, N, 2, inner=3)] + [qkv(uniform, N, 2)]
     return [s for operands, mask in zip(cases, masks, strict=True) for s in (
         attention_call(row(name), operands, mask), attention_call(row(name + "_backward"), operands, mask))]  # fmt: skip
@@ -258,7 +292,10 @@ NONE, MEAN, SUMS = 0, 1, 2
 def classified(name: str, size: tuple[int, ...]) -> list[Sample]:
     """The negative log likelihood of classes, and its backward."""
     ahead, back = row(f"{name}_forward"), row(f"{name}_backward")
-    samples = [call(ahead, batched(N, 3, *size), batched(N, *size, draw=CLASSES), None, reduction, -100) for reduction in (NONE, MEAN, SUMS)]
+    samples = [
+        call(ahead, batched(N, 3, *size), batched(N, *size, draw=CLASSES), None, reduction, -100)
+        for reduction in (NONE, MEAN, SUMS)
+    ]
     for g, x, y, w in (
         (batched(N, *size), batched(N, 3, *size), batched(N, *size, draw=CLASSES), shared(3)),
         (batched(N, *size, inner=2), batched(N, 3, *size, inner=2), batched(N, *size, inner=2, draw=CLASSES), None),
@@ -269,8 +306,14 @@ def classified(name: str, size: tuple[int, ...]) -> list[Sample]:
     ):  # fmt: skip
         samples += [call(ahead, x, y, w, reduction, -100) for reduction in (NONE, MEAN, SUMS)]
         samples += [call(back, g, x, y, w, NONE, -100, shared())]
-    samples += [call(ahead, batched(N, 3, *size), batched(N, *size, draw=CLASSES), None, NONE, B), call(back, batched(N, *size), batched(N, 3, *size), batched(N, *size, draw=CLASSES), None, NONE, B, shared())]
-    return [*samples, call(back, shared(), batched(N, 3, *size), batched(N, *size, draw=CLASSES), None, MEAN, -100, shared(), cautious=True)]
+    samples += [
+        call(ahead, batched(N, 3, *size), batched(N, *size, draw=CLASSES), None, NONE, B),
+        call(back, batched(N, *size), batched(N, 3, *size), batched(N, *size, draw=CLASSES), None, NONE, B, shared()),
+    ]
+    return [
+        *samples,
+        call(back, shared(), batched(N, 3, *size), batched(N, *size, draw=CLASSES), None, MEAN, -100, shared(), cautious=True),
+    ]
 
 
 LOSSES: tuple[Sample, ...] = (*classified("nll_loss", ()), *classified("nll_loss2d", (2, 5)))
@@ -284,7 +327,12 @@ def recurrent(name: str) -> list[Sample]:
     op = getattr(torch.ops.dpcompile, name).default
     gates = {"lstm": 4, "gru": 3, "rnn": 1}[name.removesuffix("_backward")]
     sizes = {"x": FEATURES, "gates": gates * HIDDEN}
-    weights = {"w_ih": (gates * HIDDEN, FEATURES), "w_hh": (gates * HIDDEN, HIDDEN), "b_ih": (gates * HIDDEN,), "b_hh": (gates * HIDDEN,)}
+    weights = {
+        "w_ih": (gates * HIDDEN, FEATURES),
+        "w_hh": (gates * HIDDEN, HIDDEN),
+        "b_ih": (gates * HIDDEN,),
+        "b_hh": (gates * HIDDEN,),
+    }
     numbers = {"reverse": False, "nonlinearity": "tanh"}
 
     def arguments(kind: Any, weight: Any = shared, **folded: int) -> list[Any]:

@@ -5,12 +5,26 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from meaning import (
+    N,
+    Sample,
+    Size,
+    batched,
+    booleans,
+    call,
+    complexes,
+    constant,
+    every_layout,
+    normal,
+    position,
+    positive,
+    shared,
+    summed,
+    uniform,
+    zero_or_one,
+)  # fmt: skip
 
 from dpcompile.ir.axis import Position, Summed
-from meaning import (
-    N, Sample, Size, batched, booleans, call, complexes, constant, every_layout, integers, normal, position, positive,
-    shared, summed, uniform, zero_or_one,
-)  # fmt: skip
 
 aten = torch.ops.aten
 UNARY = (aten.neg.default, aten.clone.default, aten._to_copy.default, aten.contiguous.default)

@@ -5,14 +5,35 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-
-from meaning import N, Sample, Size, along_every_axis, batched, call, constant, every_layout, position, positive, shared, summed, uniform  # fmt: skip
+from meaning import (  # fmt: skip
+    N,
+    Sample,
+    Size,
+    along_every_axis,
+    batched,
+    call,
+    constant,
+    every_layout,
+    position,
+    positive,
+    shared,
+    summed,
+    uniform,
+)
 
 aten = torch.ops.aten
 LISTS = (aten.sum.dim_IntList, aten.mean.dim, aten.amax.default, aten.amin.default, aten.logsumexp.default, aten.var.correction,
          aten.std.correction, aten.var_mean.correction, aten.linalg_vector_norm.default)  # fmt: skip
 SINGLE = (aten.max.dim, aten.min.dim, aten.argmax.default, aten.argmin.default, aten.prod.dim_int, aten.median.dim)
-WHOLE = (aten.sum.default, aten.mean.default, aten.max.default, aten.min.default, aten.var.default, aten.prod.default, aten.median.default)
+WHOLE = (
+    aten.sum.default,
+    aten.mean.default,
+    aten.max.default,
+    aten.min.default,
+    aten.var.default,
+    aten.prod.default,
+    aten.median.default,
+)
 SCANS = (aten.cumsum.default, aten.cumprod.default, aten.logcumsumexp.default, aten.cummax.default, aten.cummin.default)
 # Numbers of elements and truth values are often equal for several batches by chance, or are sums.
 OFTEN_EQUAL = (aten.count_nonzero.dim_IntList, aten.any.dims, aten.all.dims)
@@ -21,9 +42,16 @@ OFTEN_EQUAL = (aten.count_nonzero.dim_IntList, aten.any.dims, aten.all.dims)
 def over(op: Any, *rest: Any, draw: Any = positive, **options: Any) -> list[Sample]:
     """A reduction over one, several and all dimensions, keeping them or not."""
     axes = ([0], [1], [1, 2], [-1, 0])
-    samples = [s for dims in axes for s in every_layout(op, (3, 5), *rest, draw=draw, dim=dims, cautious=op in OFTEN_EQUAL, **options)]
+    samples = [
+        s for dims in axes for s in every_layout(op, (3, 5), *rest, draw=draw, dim=dims, cautious=op in OFTEN_EQUAL, **options)
+    ]
     keeps = any(argument.name == "keepdim" for argument in op._schema.arguments)
-    return samples + [s for dims in axes if keeps for s in every_layout(op, (3, 5), *rest, draw=draw, dim=dims, keepdim=True, cautious=op in OFTEN_EQUAL, **options)]
+    return samples + [
+        s
+        for dims in axes
+        if keeps
+        for s in every_layout(op, (3, 5), *rest, draw=draw, dim=dims, keepdim=True, cautious=op in OFTEN_EQUAL, **options)
+    ]
 
 
 def rarely(generator: torch.Generator, shape: Any) -> torch.Tensor:

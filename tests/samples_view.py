@@ -5,9 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-
 from meaning import (
-    N, Sample, Size, along_every_axis, batched, call, complexes, constant, every_layout, integers, position, shared, summed, uniform,
+    N,
+    Sample,
+    Size,
+    along_every_axis,
+    batched,
+    call,
+    complexes,
+    constant,
+    every_layout,
+    integers,
+    position,
+    shared,
+    summed,
+    uniform,
 )  # fmt: skip
 
 aten = torch.ops.aten

@@ -25,9 +25,7 @@ LINES_PER_FUNCTION = 50
 
 def sources() -> dict[str, Path]:
     """Every module of the product by its dotted name; the rewrites under the name they are imported by."""
-    package = [
-        path for path in (ROOT / "dpcompile").rglob("*.py") if (ROOT / "dpcompile/passes") not in path.parents
-    ]
+    package = [path for path in (ROOT / "dpcompile").rglob("*.py") if (ROOT / "dpcompile/passes") not in path.parents]
     files = {path.relative_to(ROOT): path for path in package}
     files |= {"dpcompile" / path.relative_to(ROOT): path for path in (ROOT / "passes").rglob("*.py")}
     return {name_of(relative): path for relative, path in files.items()}
@@ -89,9 +87,7 @@ def test_a_room_imports_only_rooms_above_it(name: str) -> None:
     path, tree = MODULES[name]
     here = ROOMS.index(str(room_of(name)))
     below = [
-        f"{path.relative_to(ROOT)}:{line} imports {other}"
-        for line, other in imports(tree)
-        if room_of(other) in ROOMS[here + 1 :]
+        f"{path.relative_to(ROOT)}:{line} imports {other}" for line, other in imports(tree) if room_of(other) in ROOMS[here + 1 :]
     ]
     assert not below, "\n".join(below)
 
@@ -108,17 +104,13 @@ def test_private_interfaces_of_torch_are_used_in_one_file() -> None:
 
 
 def test_a_planted_private_import_would_be_found() -> None:
-    tree = ast.parse(
-        "from torch._guards import tracing\nimport torch.fx as fx\nx = torch.nn.functional._f(torch.__file__)"
-    )
+    tree = ast.parse("from torch._guards import tracing\nimport torch.fx as fx\nx = torch.nn.functional._f(torch.__file__)")
     names = [name for _, name in (*imports(tree), *attributes_of_torch(tree)) if is_private_torch(name)]
     assert names == ["torch._guards.tracing", "torch.nn.functional._f"]
 
 
 def test_packaging_lists_every_folder() -> None:
-    listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"][
-        "packages"
-    ]
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
     assert sorted(listed) == sorted(name for name, (path, _) in MODULES.items() if path.name == "__init__.py")
 
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-
-from dpcompile import DPCompileError, dpcompile
 from zoo_case import squares
 from zoo_layers import Using
 from zoo_networks import mlp
+
+from dpcompile import DPCompileError, dpcompile
 
 
 def state_of(model: nn.Module) -> dict[str, Any]:

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-
-from dpcompile import DPCompileError, dpcompile
 from oracle import errors, expect
+from torch import Tensor, nn
 from zoo_case import squares
 from zoo_layers import Using
+
+from dpcompile import DPCompileError, dpcompile
 
 MODES = ("sum", "mean", "max")
 
@@ -37,11 +37,7 @@ def flat(m: Any, x: Tensor) -> Tensor:
 def largest_error(model: nn.Module, *batch: Tensor) -> float:
     """The largest deviation of a step from the plain loop."""
     expected = expect(model, squares, batch)
-    return max(
-        errors(
-            dpcompile(model, loss=squares, max_grad_norm=expected.max_grad_norm)(*batch), expected
-        ).values()
-    )
+    return max(errors(dpcompile(model, loss=squares, max_grad_norm=expected.max_grad_norm)(*batch), expected).values())
 
 
 @pytest.mark.parametrize("padding", [None, 1, -2])

@@ -9,19 +9,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
-
-from dpcompile import dpcompile
 from oracle import Expected, errors, expect, one_example, per_example_gradients, relative_error, whole_norm
+from torch import nn
 from zoo import LAYERS, ZOO
 from zoo_calling import RANDOM
 from zoo_case import Case, squares
 
+from dpcompile import dpcompile
+
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported")
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
-STRATEGIES = [
-    (case, name) for case in LAYERS for name in ("gram", "materialize") if case.contracts or name != "gram"
-]
+STRATEGIES = [(case, name) for case in LAYERS for name in ("gram", "materialize") if case.contracts or name != "gram"]
 FEW_NAMES = (
     "linear on sequences", "conv2d grouped", "module tie", "layer norm", "LSTM", "MLP", "nested inputs",
 )  # fmt: skip
@@ -60,9 +58,7 @@ def test_step_equals_the_loop_in_float32_and_bounds_every_single_example(case: C
     error, found = worst(private, case, torch.float32)
     assert error < TOLERANCE[torch.float32], found
     for index in range(3):
-        args, kwargs = one_example(
-            case.batch(3, torch.float32), case.kwargs(3, torch.float32), case.batch_dim, index
-        )
+        args, kwargs = one_example(case.batch(3, torch.float32), case.kwargs(3, torch.float32), case.batch_dim, index)
         bound = expected_of(case, torch.float32).max_grad_norm * (1 + 1e-4)
         assert whole_norm(private(*args, **kwargs).grads) <= bound
 
@@ -96,9 +92,7 @@ def test_one_object_serves_every_batch_size(case: Case, first: int, schedule: st
     model, loss = case.build(torch.float64)
     for size in (first, 2, 0, 5, 1):
         batch, kwargs = case.batch(size, torch.float64), case.kwargs(size, torch.float64)
-        expected = expect(
-            model, loss, batch, kwargs, case.batch_dim, expected_of(case, torch.float64).max_grad_norm
-        )
+        expected = expect(model, loss, batch, kwargs, case.batch_dim, expected_of(case, torch.float64).max_grad_norm)
         found = errors(private(*batch, **kwargs), expected)
         assert max(found.values()) < TOLERANCE[torch.float64], (size, found)
 
@@ -120,9 +114,7 @@ def test_per_example_gradients_equal_the_loop(case: Case) -> None:
     _, expected = per_example_gradients(model, loss, batch, kwargs, case.batch_dim)
     actual = compiled(case, torch.float64).per_example_gradients(*batch, **kwargs)
     scale = expected_of(case, torch.float64).norms.max()
-    assert (
-        max(relative_error(actual[name], g, scale) for name, g in expected.items()) < TOLERANCE[torch.float64]
-    )
+    assert max(relative_error(actual[name], g, scale) for name, g in expected.items()) < TOLERANCE[torch.float64]
 
 
 @pytest.mark.parametrize("case", RANDOM, ids=str)
@@ -157,15 +149,11 @@ def test_sums_of_two_batches_add_up_to_the_sum_of_both() -> None:
     outputs=st.integers(1, 5),
     tied=st.booleans(),
 )
-def test_any_sizes_even_when_axes_coincide(
-    size: int, positions: int, inputs: int, outputs: int, tied: bool
-) -> None:
+def test_any_sizes_even_when_axes_coincide(size: int, positions: int, inputs: int, outputs: int, tied: bool) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(inputs, outputs), nn.Tanh(), nn.Linear(outputs, inputs)).double()
     if tied and inputs == outputs:
         model[2].weight = model[0].weight
     x = torch.randn(size, positions, inputs, dtype=torch.float64)
-    found = errors(
-        dpcompile(model, loss=squares, max_grad_norm=0.5)(x), expect(model, squares, (x,), max_grad_norm=0.5)
-    )
+    found = errors(dpcompile(model, loss=squares, max_grad_norm=0.5)(x), expect(model, squares, (x,), max_grad_norm=0.5))
     assert max(found.values()) < TOLERANCE[torch.float64], found

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-
-from dpcompile import dpcompile
 from oracle import errors, expect
+from torch import Tensor, nn
 from zoo_case import squares
 from zoo_networks import mlp
+
+from dpcompile import dpcompile
 
 CLONES = pytest.mark.parametrize(
     "clone", [copy.deepcopy, lambda private: pickle.loads(pickle.dumps(private))], ids=["deepcopy", "pickle"]
@@ -171,9 +171,7 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
     "a function": lambda m: setattr(m, "call", torch.cos),
     "forward itself": lambda m: setattr(m, "forward", lambda x: m.layer(x) * 7),
     "a hook": lambda m: m.layer.register_forward_hook(lambda *given: given[-1] * 3),
-    "the class": lambda m: setattr(
-        m, "__class__", type("Other", (Configured,), {"forward": lambda m, x: m.layer(x)})
-    ),
+    "the class": lambda m: setattr(m, "__class__", type("Other", (Configured,), {"forward": lambda m, x: m.layer(x)})),
 }
 
 

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
-from dpcompile import DPCompileError, dpcompile
-from dpcompile.cotangents import check_same_draws
 from oracle import expect, relative_error
+from torch import Tensor, nn
 from zoo_case import squares
 from zoo_layers import Using, spectral
 from zoo_networks import mlp
 from zoo_transformers import vit
+
+from dpcompile import DPCompileError, dpcompile
+from dpcompile.cotangents import check_same_draws
 
 NORM = 0.3
 
@@ -97,9 +97,7 @@ def two_losses(out: Heads) -> Tensor:
 
 def test_nested_outputs_and_keyword_arguments() -> None:
     model, x, scale = TwoHeads().double(), torch.randn(7, 3).double(), torch.rand(7).double()
-    expected = expect(
-        model, lambda m, x, **kwargs: two_losses(m(x, **kwargs)), (x,), {"scale": scale}, 0, NORM
-    )
+    expected = expect(model, lambda m, x, **kwargs: two_losses(m(x, **kwargs)), (x,), {"scale": scale}, 0, NORM)
     out = dpcompile(model, max_grad_norm=NORM).as_module("sum")(x, scale=scale)
     assert isinstance(out, Heads) and out.number == 3 and out.extra["pair"][1].dtype == torch.int64
     two_losses(out).sum().backward()
@@ -142,9 +140,7 @@ def dropped(name: str) -> tuple[Any, Tensor]:
     layers = {
         "dropout": nn.Sequential(nn.Linear(6, 31), nn.Dropout(0.5), nn.Linear(31, 2)),
         "recurrent": Using(lambda m, x: m.a(x)[0], a=nn.LSTM(6, 7, 2, dropout=0.5, batch_first=True)),
-        "attention": Using(
-            lambda m, x: m.a(x, x, x)[0], a=nn.MultiheadAttention(6, 2, 0.5, batch_first=True)
-        ),
+        "attention": Using(lambda m, x: m.a(x, x, x)[0], a=nn.MultiheadAttention(6, 2, 0.5, batch_first=True)),
         "noise": Using(lambda m, x: m.a(x + torch.randn_like(x)), a=nn.Linear(6, 2)),
     }
     return layers[name].double(), x
@@ -282,10 +278,7 @@ def test_parameters_may_be_frozen_and_replaced_between_steps() -> None:
     F.cross_entropy(module(x), y).backward()
     expected = expect(model, nn.CrossEntropyLoss(), (x, y), max_grad_norm=NORM).sums
     assert model[0].weight.grad is None
-    assert (
-        max(relative_error(p.grad, expected[n], NORM) for n, p in model.named_parameters() if n in expected)
-        < 1e-12
-    )
+    assert max(relative_error(p.grad, expected[n], NORM) for n, p in model.named_parameters() if n in expected) < 1e-12
 
 
 def test_empty_batch_leaves_zero_gradients() -> None:
@@ -295,9 +288,7 @@ def test_empty_batch_leaves_zero_gradients() -> None:
     assert all(not p.grad.any() for p in model.parameters()) and last_norms(module).shape == (0,)
 
 
-@pytest.mark.parametrize(
-    "copied", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))], ids=["copy", "pickle"]
-)
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))], ids=["copy", "pickle"])
 def test_copies_work_on_their_own(copied: Any) -> None:
     model, x, y = small()
     module = dpcompile(model, max_grad_norm=NORM).as_module()
@@ -325,9 +316,7 @@ def test_optimizer_trains_through_it() -> None:
 
 def test_in_place_use_of_the_output_is_allowed() -> None:
     model, x, y = small()
-    expected = expect(
-        model, lambda m, x, y: F.cross_entropy(m(x).relu(), y, reduction="none"), (x, y), max_grad_norm=NORM
-    )
+    expected = expect(model, lambda m, x, y: F.cross_entropy(m(x).relu(), y, reduction="none"), (x, y), max_grad_norm=NORM)
     out = dpcompile(model, max_grad_norm=NORM).as_module()(x)
     F.cross_entropy(F.relu(out, inplace=True), y).backward()
     assert largest_error(model, expected.sums) < 1e-12

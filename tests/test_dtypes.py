@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
-from dpcompile import dpcompile
 from oracle import errors, expect, one_example, whole_norm
+from torch import Tensor, nn
 from zoo import LAYERS
 from zoo_case import Case, squares
 from zoo_networks import mlp
+
+from dpcompile import dpcompile
 
 NAMES = (
     "linear on sequences", "called twice", "weight norm", "layer norm", "group norm", "conv2d grouped",

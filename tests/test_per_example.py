@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
-
-from dpcompile import DPCompileError, dpcompile
 from oracle import expect, per_example_gradients, relative_error
+from torch import nn
 from zoo import LAYERS
 from zoo_case import Case, squares
 from zoo_layers import Using
 from zoo_networks import mlp
+
+from dpcompile import DPCompileError, dpcompile
 
 NAMES = (
     "linear on sequences", "conv2d grouped", "conv2d strided", "embedding with padding", "module tie",

@@ -7,9 +7,9 @@ from functools import cache
 
 import pytest
 import torch
+from zoo_refused import BATCH_MIXING, REFUSED, Refused
 
 from dpcompile import DPCompileError, dpcompile
-from zoo_refused import BATCH_MIXING, REFUSED, Refused
 
 
 @cache

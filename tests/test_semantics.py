@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
-from dpcompile import DPCompileError, VerificationError, dpcompile
 from oracle import errors, expect, relative_error, whole_norm
+from torch import Tensor, nn
 from zoo_case import squares
 from zoo_layers import Conditional, PrototypeLoss, Using, spectral
 from zoo_networks import mlp
+
+from dpcompile import DPCompileError, VerificationError, dpcompile
 
 SCHEDULES = pytest.mark.parametrize("schedule", ["one-pass", "microbatch"])
 WAYS = pytest.mark.parametrize(
@@ -130,9 +130,7 @@ def test_all_examples_masked_is_an_empty_sum(schedule: str, backend: str) -> Non
 
 @WAYS
 @pytest.mark.parametrize("weight", [torch.nan, torch.inf, -torch.inf])
-def test_non_finite_example_is_reported_and_contributes_nothing(
-    weight: float, schedule: str, backend: str
-) -> None:
+def test_non_finite_example_is_reported_and_contributes_nothing(weight: float, schedule: str, backend: str) -> None:
     x, w = small_batch()
     others = torch.tensor([0, 1, 3, 4])
     expected = expect(small_model(), weighted, (x[others], w[others]), max_grad_norm=0.5)
@@ -163,9 +161,7 @@ def test_zero_gradient_has_factor_one_and_contributes_nothing(schedule: str, bac
 def test_empty_batch_gives_empty_vectors_and_zero_sums(schedule: str, backend: str) -> None:
     step = small(schedule, backend)(*small_batch(0))
     assert all(v.shape == (0,) for v in (step.losses, step.norms, step.clip_factors, step.nonfinite))
-    assert {name: g.shape for name, g in step.grads.items()} == {
-        n: p.shape for n, p in small_model().named_parameters()
-    }
+    assert {name: g.shape for name, g in step.grads.items()} == {n: p.shape for n, p in small_model().named_parameters()}
     assert whole_norm(step.grads) == 0.0
 
 
@@ -297,9 +293,7 @@ def test_shared_tensors_and_keyword_arguments_are_told_apart(schedule: str) -> N
     model = Using(lambda m, x, table, *, bias: m.a(x) * table + bias, a=nn.Linear(3, 2))
     private = dpcompile(model, loss=squares, batch_dim=(0, None), schedule=schedule)
     x, table, bias = torch.randn(5, 3), torch.randn(2), torch.randn(5, 2)
-    found = errors(
-        private(x, table, bias=bias), expect(model, squares, (x, table), {"bias": bias}, (0, None), 1.0)
-    )
+    found = errors(private(x, table, bias=bias), expect(model, squares, (x, table), {"bias": bias}, (0, None), 1.0))
     assert max(found.values()) < 1e-5, found
 
 
@@ -321,9 +315,7 @@ def test_backward_keeps_the_parameters_dtype() -> None:
 
 def test_losses_norms_and_factors_carry_no_autograd_graph() -> None:
     step = small("one-pass", "eager")(*small_batch())
-    assert not any(
-        t.requires_grad for t in (step.losses, step.norms, step.clip_factors, *step.grads.values())
-    )
+    assert not any(t.requires_grad for t in (step.losses, step.norms, step.clip_factors, *step.grads.values()))
 
 
 # -- verification ------------------------------------------------------------------------------------------

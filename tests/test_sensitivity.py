@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from oracle import whole_norm
 from torch import Tensor, nn
+from zoo_layers import Using
 
 from dpcompile import DPCompileError, dpcompile
 from dpcompile.strategies import NORMS
-from oracle import whole_norm
-from zoo_layers import Using
 
 SLACK = 1e-4
 CLIP = 1e-3

@@ -10,11 +10,10 @@ from __future__ import annotations
 from functools import partial
 
 import torch.nn.functional as F
-from torch import Tensor, nn
-
 import zoo_layers as layers
 import zoo_networks as networks
 import zoo_transformers as transformers
+from torch import Tensor, nn
 from zoo_calling import CALLING, CRITERIA
 from zoo_case import (
     classifier,

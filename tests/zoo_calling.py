@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import nn
-
 import zoo_layers as layers
+from torch import nn
 from zoo_case import (
     Case,
     booleans,
@@ -39,9 +38,7 @@ CALLING = (
         "nested inputs",
         seeded(layers.NestedInputs),
         squares,
-        lambda size, dtype: (
-            {"left": [inputs(floats(3))(size, dtype)[0]], "right": inputs(floats(5))(size, dtype)[0]},
-        ),
+        lambda size, dtype: ({"left": [inputs(floats(3))(size, dtype)[0]], "right": inputs(floats(5))(size, dtype)[0]},),
         "dictionaries, lists and keyword arguments",
         kwargs=lambda size, dtype: {"weight": inputs(floats())(size, dtype)[0], "power": 2},
     ),
@@ -94,9 +91,7 @@ CRITERIA = (
     ),
     criterion(
         "cross entropy, weighted tokens",
-        nn.CrossEntropyLoss(
-            weight=torch.tensor([1.0, 2.0, 3.0, 5.0, 7.0]), ignore_index=2, label_smoothing=0.1
-        ),
+        nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0, 5.0, 7.0]), ignore_index=2, label_smoothing=0.1),
         (5, 7),
         integers(5, 7),
     ),
@@ -147,9 +142,7 @@ RANDOM = tuple(
         layer(
             "noise",
             "randn_like",
-            lambda: Using(
-                lambda m, x: m.a(x) + 0.5 * m.b(x + torch.randn_like(x)), a=nn.Linear(5, 3), b=nn.Linear(5, 3)
-            ),
+            lambda: Using(lambda m, x: m.a(x) + 0.5 * m.b(x + torch.randn_like(x)), a=nn.Linear(5, 3), b=nn.Linear(5, 3)),
             floats(5),
         ),
     )

@@ -94,16 +94,12 @@ def prefix_mask(length: int) -> Draw:
 
 def probabilities(*shape: int) -> Draw:
     """Distributions f[B, classes, ...] over the first axis after the batch."""
-    return lambda size, dtype, generator: torch.randn(size, *shape, dtype=dtype, generator=generator).softmax(
-        1
-    )
+    return lambda size, dtype, generator: torch.randn(size, *shape, dtype=dtype, generator=generator).softmax(1)
 
 
 def signs(*shape: int) -> Draw:
     """Targets of margin losses, -1 or 1, f[B, *shape]."""
-    return lambda size, dtype, generator: (
-        2 * torch.randint(0, 2, (size, *shape), generator=generator) - 1
-    ).to(dtype)
+    return lambda size, dtype, generator: (2 * torch.randint(0, 2, (size, *shape), generator=generator) - 1).to(dtype)
 
 
 def booleans(*shape: int) -> Draw:
@@ -118,9 +114,7 @@ def sequence_first(draw: Draw) -> Draw:
 
 def channels_last(draw: Draw) -> Draw:
     """The same values in channels_last memory format."""
-    return lambda size, dtype, generator: draw(size, dtype, generator).contiguous(
-        memory_format=torch.channels_last
-    )
+    return lambda size, dtype, generator: draw(size, dtype, generator).contiguous(memory_format=torch.channels_last)
 
 
 def shared(*shape: int) -> Draw:
@@ -149,9 +143,7 @@ def seeded(make: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
     return build
 
 
-def layer(
-    name: str, exercises: str, make: Callable[[], nn.Module], *draws: Draw, loss: Loss = squares, **more: Any
-) -> Case:
+def layer(name: str, exercises: str, make: Callable[[], nn.Module], *draws: Draw, loss: Loss = squares, **more: Any) -> Case:
     """A row of LAYERS."""
     return Case(name, seeded(make), loss, inputs(*draws), exercises, **more)
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
 import zoo_layers as layers
 import zoo_networks as networks
+from torch import Tensor, nn
 from zoo_case import (
     floats,
     integers,
@@ -179,9 +178,7 @@ DENSE = (
     layer(
         "through a frozen layer",
         "a gradient that passes a frozen layer",
-        lambda: nn.Sequential(
-            nn.Linear(5, 3), layers.frozen_first(nn.Sequential(nn.Linear(3, 2), nn.Tanh()))
-        ),
+        lambda: nn.Sequential(nn.Linear(5, 3), layers.frozen_first(nn.Sequential(nn.Linear(3, 2), nn.Tanh()))),
         floats(5),
     ),
     layer(
@@ -197,13 +194,9 @@ DENSE = (
         lambda: nn.Sequential(layers.LoRALinear(5, 7, 2), nn.Tanh(), layers.LoRALinear(7, 3, 2)),
         floats(11, 5),
     ),
-    layer(
-        "weight norm", "a parametrization with a non-linear Jacobian", layers.new_weight_norm, floats(2, 5, 5)
-    ),
+    layer("weight norm", "a parametrization with a non-linear Jacobian", layers.new_weight_norm, floats(2, 5, 5)),
     layer("old weight norm", "weight norm by forward hook", layers.old_weight_norm, floats(5)),
-    layer(
-        "spectral norm, evaluating", "buffers that are only read", lambda: layers.spectral(False), floats(5)
-    ),
+    layer("spectral norm, evaluating", "buffers that are only read", lambda: layers.spectral(False), floats(5)),
     layer(
         "spectral norm, training",
         "buffers that are updated once per step",
@@ -213,9 +206,7 @@ DENSE = (
     layer(
         "in-place activations",
         "mutation of intermediate values",
-        lambda: nn.Sequential(
-            nn.Linear(5, 3), nn.ReLU(inplace=True), nn.Linear(3, 7), nn.SiLU(inplace=True), nn.Linear(7, 2)
-        ),
+        lambda: nn.Sequential(nn.Linear(5, 3), nn.ReLU(inplace=True), nn.Linear(3, 7), nn.SiLU(inplace=True), nn.Linear(7, 2)),
         floats(5),
     ),
     layer(
@@ -233,9 +224,7 @@ DENSE = (
     layer(
         "root parameter",
         "a parameter of the outermost module",
-        lambda: Using(
-            lambda m, x: m.drop(m.a(x) + m.shift), a=nn.Linear(5, 3), shift=parameter(3), drop=nn.Dropout(0.0)
-        ),
+        lambda: Using(lambda m, x: m.drop(m.a(x) + m.shift), a=nn.Linear(5, 3), shift=parameter(3), drop=nn.Dropout(0.0)),
         floats(5),
     ),
     layer("checkpoint", "activations recomputed in backward", lambda: layers.Checkpointed(False), floats(5)),
@@ -312,17 +301,10 @@ def within_examples(x: Tensor) -> Tensor:
 def own_statistics(x: Tensor) -> Tensor:
     """Statistics over an example's own positions and features; f[B, T, d] to f[B, T, d]."""
     scaled = x / (1 + x.flatten(1).norm(dim=1))[:, None, None]
-    return (
-        scaled
-        - scaled.mean((1, 2), keepdim=True)
-        + x.softmax(1) * x.amax(2, keepdim=True)
-        + x.std(1, keepdim=True)
-    )
+    return scaled - scaled.mean((1, 2), keepdim=True) + x.softmax(1) * x.amax(2, keepdim=True) + x.std(1, keepdim=True)
 
 
 def resample(x: Tensor) -> Tensor:
     """Changes of resolution; f[B, 4, 6, 6] to f[B, 1, 13, 13]."""
     h = F.pixel_shuffle(F.avg_pool2d(F.max_pool2d(x, 2), 2, stride=1), 2)
-    return F.pad(
-        F.interpolate(h, scale_factor=3, mode="bilinear", align_corners=False), (1, 0, 0, 1), mode="reflect"
-    )
+    return F.pad(F.interpolate(h, scale_factor=3, mode="bilinear", align_corners=False), (1, 0, 0, 1), mode="reflect")

@@ -193,16 +193,12 @@ def old_weight_norm() -> nn.Module:
     """torch.nn.utils.weight_norm, built without autograd: its derived weight would refuse to be copied."""
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        return nn.Sequential(
-            torch.nn.utils.weight_norm(nn.Linear(5, 3, bias=False)), nn.Tanh(), nn.Linear(3, 2)
-        )
+        return nn.Sequential(torch.nn.utils.weight_norm(nn.Linear(5, 3, bias=False)), nn.Tanh(), nn.Linear(3, 2))
 
 
 def new_weight_norm() -> nn.Module:
     """The parametrization of weight norm, for a linear layer and for a convolution."""
-    return nn.Sequential(
-        weight_norm(nn.Conv2d(2, 3, 3)), nn.Tanh(), nn.Flatten(), weight_norm(nn.Linear(27, 2))
-    )
+    return nn.Sequential(weight_norm(nn.Conv2d(2, 3, 3)), nn.Tanh(), nn.Flatten(), weight_norm(nn.Linear(27, 2)))
 
 
 def spectral(training: bool) -> nn.Module:

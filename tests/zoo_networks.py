@@ -59,9 +59,7 @@ class ResNet18(nn.Module):
 
     def __init__(self, width: int = 2, groups: int = 2, classes: int = 5) -> None:
         super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, width, 3, padding=1, bias=False), nn.GroupNorm(groups, width), nn.ReLU()
-        )
+        self.stem = nn.Sequential(nn.Conv2d(3, width, 3, padding=1, bias=False), nn.GroupNorm(groups, width), nn.ReLU())
         widths = [width, width, 2 * width, 4 * width, 8 * width]
         blocks = []
         for stage in range(4):
@@ -136,9 +134,7 @@ class AttentionBlock(nn.Module):
 class ViT(nn.Module):
     """A vision transformer with class token and learned positions (Dosovitskiy et al. 2021)."""
 
-    def __init__(
-        self, image: int = 8, patch: int = 4, width: int = 6, heads: int = 2, depth: int = 2, classes: int = 5
-    ) -> None:
+    def __init__(self, image: int = 8, patch: int = 4, width: int = 6, heads: int = 2, depth: int = 2, classes: int = 5) -> None:
         super().__init__()
         self.patches = nn.Conv2d(3, width, patch, patch)
         self.cls_token = nn.Parameter(torch.randn(1, 1, width))

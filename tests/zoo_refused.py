@@ -9,7 +9,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
 from zoo_case import floats, inputs, integers, squares
 from zoo_layers import Using, parameter
 
@@ -102,9 +101,7 @@ def language_model() -> nn.Module:
 
 BATCH_MIXING = (
     Refused("batch norm", normalised(nn.BatchNorm1d(5)), inputs(floats(3)), r"norm"),
-    Refused(
-        "batch norm without affine", normalised(nn.BatchNorm1d(5, affine=False)), inputs(floats(3)), r"norm"
-    ),
+    Refused("batch norm without affine", normalised(nn.BatchNorm1d(5, affine=False)), inputs(floats(3)), r"norm"),
     Refused(
         "batch norm without statistics",
         normalised(nn.BatchNorm1d(5, track_running_stats=False)),
@@ -129,9 +126,7 @@ BATCH_MIXING = (
     mixing("flip over the batch", r"flip", lambda x: x.flip(0)),
     mixing("division by the batch size", r"shape\[0\]|div", by_batch_size),
     mixing("plus the position in the batch", r"arange", lambda x: x + torch.arange(x.shape[0])[:, None]),
-    mixing(
-        "times whether first in the batch", r"arange", lambda x: x * (torch.arange(x.shape[0]) == 0)[:, None]
-    ),
+    mixing("times whether first in the batch", r"arange", lambda x: x * (torch.arange(x.shape[0]) == 0)[:, None]),
     mixing("branch on one example", r"shape\[0\]|batch size", branch_on_one),
     mixing("branch on several examples", r"shape\[0\]|batch size", branch_on_many),
     mixing("branch on a large batch", r"shape\[0\]|batch size", branch_on_many_more),
@@ -158,9 +153,7 @@ BATCH_MIXING = (
     ),
     Refused(
         "parameter indexed by the position in the batch",
-        lambda: Using(
-            lambda m, x: m.a(x) + m.rows[torch.arange(x.shape[0])], a=nn.Linear(3, 5), rows=parameter(97, 5)
-        ),
+        lambda: Using(lambda m, x: m.a(x) + m.rows[torch.arange(x.shape[0])], a=nn.Linear(3, 5), rows=parameter(97, 5)),
         inputs(floats(3)),
         r"arange|rows",
     ),

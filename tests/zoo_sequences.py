@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
-
 import zoo_layers as layers
+from torch import Tensor, nn
 from zoo_case import (
     floats,
     layer,

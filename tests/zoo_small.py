@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-
 from zoo_case import (
     channels_last,
     floats,
@@ -136,9 +135,7 @@ CONVOLUTIONS = (
         floats(2, 7, 5),
     ),
     layer("conv2d 1x1", "a linear layer over pixels", lambda: convolution(3, 5, 1), floats(3, 5, 7)),
-    layer(
-        "conv2d covering", "a kernel as large as the input", lambda: nn.Conv2d(2, 3, (7, 5)), floats(2, 7, 5)
-    ),
+    layer("conv2d covering", "a kernel as large as the input", lambda: nn.Conv2d(2, 3, (7, 5)), floats(2, 7, 5)),
     layer("conv2d grouped", "two groups", lambda: convolution(4, 6, 3, groups=2, padding=1), floats(4, 5, 7)),
     layer(
         "conv2d depthwise",
@@ -164,9 +161,7 @@ CONVOLUTIONS = (
     layer(
         "conv2d made channels_last",
         "a change of memory format in forward",
-        lambda: Using(
-            lambda m, x: m.c(x.to(memory_format=torch.channels_last)), c=nn.Conv2d(3, 5, 3, padding=1)
-        ),
+        lambda: Using(lambda m, x: m.c(x.to(memory_format=torch.channels_last)), c=nn.Conv2d(3, 5, 3, padding=1)),
         floats(3, 5, 7),
     ),
     layer(

@@ -34,8 +34,7 @@ def pairs_of(state: Any, values: Values) -> Iterator[tuple[Tensor, Tensor]]:
     """Tensors that must be equal if the state is true; the first of a pair is the original."""
     if isinstance(state, (Batched, Uniform)):
         views = [
-            value.unflatten(state.dim, (state.outer, len(rows), state.inner))
-            for value, rows in zip(values, RUNS, strict=False)
+            value.unflatten(state.dim, (state.outer, len(rows), state.inner)) for value, rows in zip(values, RUNS, strict=False)
         ]
         for (run, position), (other, place) in COPIES[: len(values) - 1]:
             yield views[run].select(state.dim + 1, position), views[other].select(state.dim + 1, place)

@@ -12,7 +12,17 @@ from torch import fx
 
 from dpcompile.ir.axis import Batched, Constant, Uniform
 from dpcompile.ir.graph import value
-from dpcompile.ir.site import ChannelScale, Contraction, Convolution, Dense, LayerScale, Opaque, Operand, Rows, Total
+from dpcompile.ir.site import (
+    ChannelScale,
+    Contraction,
+    Convolution,
+    Dense,
+    LayerScale,
+    Opaque,
+    Operand,
+    Rows,
+    Total,
+)
 from dpcompile.kernels.convolution import Geometry
 from dpcompile.rules.rule import LAID, Result, Use, normal_dims
 
@@ -152,7 +162,7 @@ def layer_norm(node: fx.Node, use: Use) -> Contraction | None:
         return total_over(node, use, g, tuple(range(rank - len(normalised))))
     has_mean = any(a.name == "mean" for a in use.node.target._schema.arguments)  # type: ignore[union-attr]
     mean, rstd = operand(use, use["mean"]) if has_mean else None, operand(use, use["rstd"])
-    if rstd is None or has_mean and mean is None:
+    if rstd is None or (has_mean and mean is None):
         return None
     elements = math.prod(int(size) for dim, size in enumerate(value(x.node).shape) if dim != x.dim) * x.folded
     return LayerScale(node, x, g, mean, rstd, normalised, elements)

@@ -59,9 +59,7 @@ def draw_per_example(
     results = []
     for position, row in enumerate(rows):
         torch.manual_seed(number * SEEDS_PER_NODE + row)
-        one = {
-            n: one_example(n, states[n], value, symbol, position, len(rows)) for n, value in values.items()
-        }
+        one = {n: one_example(n, states[n], value, symbol, position, len(rows)) for n, value in values.items()}
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), one.__getitem__)
         results.append(node.target(*args, **kwargs))  # type: ignore[operator]
     fakes, state = node.meta["val"], states[node]
@@ -70,9 +68,7 @@ def draw_per_example(
     return joined(results, state, fakes, symbol)
 
 
-def one_example(
-    node: fx.Node, state: Result, value: Any, symbol: sympy.Symbol, position: int, size: int
-) -> Any:
+def one_example(node: fx.Node, state: Result, value: Any, symbol: sympy.Symbol, position: int, size: int) -> Any:
     """An operand as it would be if this example were alone."""
     if isinstance(value, int) and isinstance(node.meta.get("val"), torch.SymInt):
         return int(size_expression(node.meta["val"]).subs(symbol, 1))

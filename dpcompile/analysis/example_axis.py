@@ -56,7 +56,7 @@ def state_of(use: Use) -> Result:
 
 def is_shared(state: Result) -> bool:
     """Whether nothing in a state depends on the batch."""
-    return isinstance(state, Shared) or isinstance(state, tuple) and all(isinstance(s, Shared) for s in state)
+    return isinstance(state, Shared) or (isinstance(state, tuple) and all(isinstance(s, Shared) for s in state))
 
 
 def size_state(use: Use) -> State:
@@ -83,7 +83,10 @@ def check_shapes(use: Use, result: Result) -> None:
         batch_dims = [dim for dim, size in enumerate(shape) if use.has_batch(size)]
         expected = [] if isinstance(state, (Shared, Summed)) else [getattr(state, "dim", None)]
         if batch_dims != expected:
-            raise mixed(use.node, Mixes(f"the result {state} has shape {shape}, so the batch size is not where the examples are"))
+            raise mixed(
+                use.node,
+                Mixes(f"the result {state} has shape {shape}, so the batch size is not where the examples are"),
+            )
         if expected and hasattr(state, "outer") and shape[state.dim] != state.outer * use.symbol * state.inner:
             raise mixed(use.node, Mixes(f"the result {state} has shape {shape}, which does not hold all examples"))
 
@@ -93,7 +96,12 @@ def mixed(node: fx.Node, error: Mixes) -> MixedExamplesError:
     fake = node.meta["val"]
     shape = list(fake.shape) if isinstance(fake, torch.Tensor) else ""
     return MixedExamplesError(
-        refusal(f"examples are mixed at {node.name} = {node.target}{shape}", where(node), error.why, error.way_out or WAY_OUT)
+        refusal(
+            f"examples are mixed at {node.name} = {node.target}{shape}",
+            where(node),
+            error.why,
+            error.way_out or WAY_OUT,
+        )
     )
 
 
@@ -101,7 +109,10 @@ def check_outputs(joint: JointGraph, states: dict[fx.Node, Result]) -> None:
     """Losses per example, gradients summed, buffers independent of the batch."""
     losses = joint.output("losses")
     assert losses is not None
-    if not isinstance(states[losses], (Batched, Constant)) or states[losses] not in (Batched(0), states[losses]):
+    if not isinstance(states[losses], (Batched, Constant)) or states[losses] not in (
+        Batched(0),
+        states[losses],
+    ):
         raise MixedExamplesError(refusal(f"the losses are {states[losses]} instead of one per example", where(losses),
                                          "every loss must depend on its own example", WAY_OUT))  # fmt: skip
     for name, node in joint.named("gradient").items():

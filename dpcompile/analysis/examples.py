@@ -44,11 +44,7 @@ def varied(leaf: Tensor, dim: int, rows: Sequence[int], generator: torch.Generat
         changed = noisy(chosen, source, generator)
     else:
         changed = rolled(chosen, dim, [row // max(size, 1) for row in rows])
-    return (
-        changed.contiguous()
-        if leaf.is_contiguous()
-        else changed.contiguous(memory_format=FORMATS[leaf.dim()])
-    )
+    return changed.contiguous() if leaf.is_contiguous() else changed.contiguous(memory_format=FORMATS[leaf.dim()])
 
 
 def noisy(chosen: Tensor, source: Tensor, generator: torch.Generator) -> Tensor:
@@ -78,7 +74,5 @@ def take(tensors: Sequence[Tensor], dims: Sequence[int | None], rows: Sequence[i
             chosen.append(leaf)
             continue
         part = leaf.index_select(dim, torch.tensor(rows, dtype=torch.long, device=leaf.device))
-        chosen.append(
-            part.contiguous() if leaf.is_contiguous() else part.contiguous(memory_format=FORMATS[leaf.dim()])
-        )
+        chosen.append(part.contiguous() if leaf.is_contiguous() else part.contiguous(memory_format=FORMATS[leaf.dim()]))
     return chosen

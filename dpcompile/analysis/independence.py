@@ -45,14 +45,11 @@ DRAWS = 3
 SMALL = 2**20
 WAY_OUT = "keep every example's computation apart until the loss; if it is, report the operation"
 BRANCH_WAY_OUT = (
-    "remove the branch on the batch size, give squeeze() the dimension to drop, "
-    "and do not index the batch by constants"
+    "remove the branch on the batch size, give squeeze() the dimension to drop, and do not index the batch by constants"
 )
 
 
-def check_independence(
-    joint: JointGraph, states: Mapping[fx.Node, Result], program: Program, batch: Batch
-) -> None:
+def check_independence(joint: JointGraph, states: Mapping[fx.Node, Result], program: Program, batch: Batch) -> None:
     """Raise MixedExamplesError where examples meet, CaptureError where the model is not what was captured.
 
     Leaves random state, buffers and gradients as they were.
@@ -60,9 +57,7 @@ def check_independence(
     losses = joint.output("losses")
     if losses is None or not isinstance(states.get(losses), (Batched, Constant)):
         raise MixedExamplesError("the losses are not one per example")
-    devices = list(
-        {tensor.device.index or 0 for tensor in (*batch.tensors, *program.parameters()) if tensor.is_cuda}
-    )
+    devices = list({tensor.device.index or 0 for tensor in (*batch.tensors, *program.parameters()) if tensor.is_cuda})
     with torch.random.fork_rng(devices=devices), torch.inference_mode(False), torch.no_grad():
         check = Check(joint, states, program, batch)
         mixtures: dict[fx.Node, str] = {}
@@ -82,17 +77,13 @@ def mixture(node: fx.Node, why: str) -> MixedExamplesError:
     """The refusal for a node at which numbers show that examples meet."""
     fake = node.meta["val"]
     shape = list(fake.shape) if isinstance(fake, Tensor) else ""
-    return MixedExamplesError(
-        refusal(f"examples are mixed at {node.name} = {node.target}{shape}", where(node), why, WAY_OUT)
-    )
+    return MixedExamplesError(refusal(f"examples are mixed at {node.name} = {node.target}{shape}", where(node), why, WAY_OUT))
 
 
 class Check:
     """What stays the same from draw to draw."""
 
-    def __init__(
-        self, joint: JointGraph, states: Mapping[fx.Node, Result], program: Program, batch: Batch
-    ) -> None:
+    def __init__(self, joint: JointGraph, states: Mapping[fx.Node, Result], program: Program, batch: Batch) -> None:
         self.joint, self.states, self.program, self.batch = joint, states, program, batch
         named = list(program.named_parameters())
         trainable = [p.detach() for _, p in named if p.requires_grad]
@@ -110,9 +101,7 @@ class Check:
         runs = [take(examples, dims, rows) for rows in RUNS]
         leaves = [[run[i] for run in runs] if dim is not None else [leaf] * len(RUNS)
                   for i, (leaf, dim) in enumerate(zip(examples, dims, strict=True))]  # fmt: skip
-        lockstep = Lockstep(
-            self.joint, self.states, [[t] * len(RUNS) for t in self.held] + leaves, self.small
-        )
+        lockstep = Lockstep(self.joint, self.states, [[t] * len(RUNS) for t in self.held] + leaves, self.small)
         with self.as_captured():
             lockstep.run()
         if lockstep.found:
@@ -147,9 +136,7 @@ class Check:
         outputs = dict(zip(self.joint.outputs, graph, strict=True))
         gradients: Gradients = {name: v for (kind, name), v in outputs.items() if kind == "gradient"}
         errors = {"losses": error_of_losses(outputs["losses", ""], plain.losses)}
-        errors |= {
-            f"the gradient of {n}": e for n, e in errors_of_gradients(gradients, plain.gradients).items()
-        }
+        errors |= {f"the gradient of {n}": e for n, e in errors_of_gradients(gradients, plain.gradients).items()}
         name, off = max(errors.items(), key=lambda item: item[1])
         if off <= self.tolerance:
             return ""

@@ -30,9 +30,7 @@ class Lockstep:
     `single` only.
     """
 
-    def __init__(
-        self, joint: JointGraph, states: Mapping[fx.Node, Result], inputs: Sequence[Values], sums: bool
-    ) -> None:
+    def __init__(self, joint: JointGraph, states: Mapping[fx.Node, Result], inputs: Sequence[Values], sums: bool) -> None:
         self.joint, self.states = joint, states
         self.runs = RUNS if sums else RUNS[:LAST]
         self.inputs = iter(inputs)
@@ -52,9 +50,7 @@ class Lockstep:
             try:
                 self.values[node] = self.evaluate(node, number)
             except FAILURES as error:
-                self.found[node] = (
-                    f"the operation fails for some numbers of examples: {str(error).splitlines()[0]}"
-                )
+                self.found[node] = f"the operation fails for some numbers of examples: {str(error).splitlines()[0]}"
                 return
             why = self.disagreement(node)
             if why:
@@ -126,11 +122,7 @@ class Lockstep:
             return ""
         if not isinstance(values[BASE], Tensor):
             same = not isinstance(state, Shared) or all(value == values[BASE] for value in values)
-            return (
-                ""
-                if same
-                else f"a number that should be the same for every batch is {', '.join(map(str, values))}"
-            )
+            return "" if same else f"a number that should be the same for every batch is {', '.join(map(str, values))}"
         try:
             pairs = list(pairs_of(state, values))
             if shares_memory(node):
@@ -179,9 +171,7 @@ def only_for_sums(nodes: Sequence[fx.Node], states: Mapping[fx.Node, Result]) ->
     """Summed nodes that nothing but other such nodes reads: contractions and tails of parameter gradients."""
     found: set[fx.Node] = set()
     for node in reversed(nodes):
-        if isinstance(states.get(node), Summed) and all(
-            user.op == "output" or user in found for user in node.users
-        ):
+        if isinstance(states.get(node), Summed) and all(user.op == "output" or user in found for user in node.users):
             found.add(node)
     return found
 
@@ -225,13 +215,7 @@ def thinned(view: Tensor) -> Tensor:
 def widened(argument: Any) -> Any:
     """Floating-point tensors and types in float64, complex ones in complex128."""
     if isinstance(argument, torch.dtype):
-        return (
-            torch.float64
-            if argument.is_floating_point
-            else torch.complex128
-            if argument.is_complex
-            else argument
-        )
+        return torch.float64 if argument.is_floating_point else torch.complex128 if argument.is_complex else argument
     if not isinstance(argument, Tensor):
         return argument
     return (

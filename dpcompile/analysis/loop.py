@@ -33,9 +33,7 @@ def loop(program: Program, batch: Batch, limit: float) -> Loop:
     for leaves in singles(batch):
         plain = run_plainly(program, batch.layout, leaves, 1)
         gradients = {name: g for name, g in plain.gradients.items() if g is not None}
-        whole = math.hypot(
-            *(float(torch.linalg.vector_norm(g.to(wide(g.dtype)))) for g in gradients.values())
-        )
+        whole = math.hypot(*(float(torch.linalg.vector_norm(g.to(wide(g.dtype)))) for g in gradients.values()))
         factor = (min(1.0, limit / whole) if whole > 0 else 1.0) if math.isfinite(whole) else 0.0
         losses.append(plain.losses)
         norms.append(whole)
@@ -65,6 +63,4 @@ def as_batch(batch: Batch, tensors: Sequence[Tensor], size: int) -> Batch:
 def in_float64(program: Program, batch: Batch) -> tuple[Program, Batch]:
     """A float64 copy of the program, and the batch for it."""
     doubled = copy.deepcopy(program).double()
-    return doubled, as_batch(
-        batch, [t.double() if t.is_floating_point() else t for t in batch.tensors], batch.size
-    )
+    return doubled, as_batch(batch, [t.double() if t.is_floating_point() else t for t in batch.tensors], batch.size)

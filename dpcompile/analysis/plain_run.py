@@ -91,9 +91,7 @@ def kept_gradients(program: Program) -> Iterator[None]:
             parameter.grad = gradient
 
 
-def called(
-    module: nn.Module, layout: Layout, leaves: Sequence[Tensor], trainable: Mapping[str, Tensor]
-) -> Any:
+def called(module: nn.Module, layout: Layout, leaves: Sequence[Tensor], trainable: Mapping[str, Tensor]) -> Any:
     """Call a module around the program with these parameters; writes to buffers and to the batch go to
     copies.
     """
@@ -127,11 +125,7 @@ def deviation(left: Tensor | None, right: Tensor | None) -> float:
     found = float(torch.linalg.vector_norm(left - right))
     if math.isfinite(found):
         return found
-    return (
-        float((finite(left) - finite(right)).norm())
-        if torch.equal(left.isfinite(), right.isfinite())
-        else math.inf
-    )
+    return float((finite(left) - finite(right)).norm()) if torch.equal(left.isfinite(), right.isfinite()) else math.inf
 
 
 def errors_of_gradients(found: Gradients, expected: Gradients) -> dict[str, float]:

@@ -62,12 +62,8 @@ def excess(left: Tensor, right: Tensor, operands: Sequence[Tensor], rounded: Seq
         left, right = torch.view_as_real(left.resolve_conj()), torch.view_as_real(right.resolve_conj())
     if not left.is_floating_point():
         return worst([(left, right)])
-    units = max(
-        UNITS.get(dtype, 1) * torch.finfo(dtype).eps for dtype in (left.dtype, *(t.dtype for t in rounded))
-    )
-    scale = typical(left) + 8 * sum(
-        map(typical, rounded)
-    )  # several parts, each rounded and rounded again when added
+    units = max(UNITS.get(dtype, 1) * torch.finfo(dtype).eps for dtype in (left.dtype, *(t.dtype for t in rounded)))
+    scale = typical(left) + 8 * sum(map(typical, rounded))  # several parts, each rounded and rounded again when added
     if left.dtype == torch.float64:
         scale += max((typical(t) for t in operands if t.is_floating_point() or t.is_complex()), default=0.0)
     allowed = left.abs().to(torch.promote_types(left.dtype, torch.float32)).mul_(units).add_(units * scale)
@@ -84,9 +80,7 @@ def excess(left: Tensor, right: Tensor, operands: Sequence[Tensor], rounded: Seq
 def is_close_in_norm(left: Tensor, right: Tensor) -> bool:
     """Whether two tensors agree within some units of roundoff relative to their norm."""
     scale = torch.linalg.vector_norm(left.double())
-    return bool(
-        torch.linalg.vector_norm(gap(left, right).double()) <= 16 * torch.finfo(left.dtype).eps * scale
-    )
+    return bool(torch.linalg.vector_norm(gap(left, right).double()) <= 16 * torch.finfo(left.dtype).eps * scale)
 
 
 def whole_tolerance(dtypes: Iterable[torch.dtype], device: torch.device) -> float:
@@ -95,7 +89,5 @@ def whole_tolerance(dtypes: Iterable[torch.dtype], device: torch.device) -> floa
         (WHOLE.get(dtype, WHOLE[torch.bfloat16]) for dtype in dtypes if dtype.is_floating_point),
         default=WHOLE[torch.float32],
     )
-    on_tensor_cores = device.type == "cuda" and (
-        torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32
-    )
+    on_tensor_cores = device.type == "cuda" and (torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32)
     return max(found, TF32) if on_tensor_cores and found >= WHOLE[torch.float32] else found

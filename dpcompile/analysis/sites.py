@@ -73,7 +73,7 @@ def tail_of(gradient: fx.Node, states: Mapping[fx.Node, Result]) -> tuple[list[f
 
 def is_summed(state: Result) -> bool:
     """Whether a value (or one of several results) is a sum over examples."""
-    return isinstance(state, Summed) or isinstance(state, tuple) and any(isinstance(s, Summed) for s in state)
+    return isinstance(state, Summed) or (isinstance(state, tuple) and any(isinstance(s, Summed) for s in state))
 
 
 def follow(node: fx.Node, ends: set[fx.Node], place: str, scale: float, paths: list[tuple[fx.Node, str, float]]) -> bool:

@@ -28,8 +28,18 @@ class Hardware:
         return self.peak_flops.get(dtype, self.peak_flops["float32"])
 
 
-GPU_EFFICIENCY = {"matmul": 0.7, "batched": 0.5, "grouped convolution": 0.05, "convolution weight gradient": 0.4}
-CPU_EFFICIENCY = {"matmul": 0.85, "batched": 0.75, "grouped convolution": 0.3, "convolution weight gradient": 0.7}
+GPU_EFFICIENCY = {
+    "matmul": 0.7,
+    "batched": 0.5,
+    "grouped convolution": 0.05,
+    "convolution weight gradient": 0.4,
+}
+CPU_EFFICIENCY = {
+    "matmul": 0.85,
+    "batched": 0.75,
+    "grouped convolution": 0.3,
+    "convolution weight gradient": 0.7,
+}
 
 HARDWARE = {
     row.name: row

@@ -23,12 +23,21 @@ def contraction_sizes(contraction: Contraction) -> dict[str, int]:
     """Sizes of one contraction by symbol."""
     match contraction:
         case Dense():
-            return {"T": contraction.positions, "d": contraction.d, "p": contraction.p, "G": contraction.groups}
+            return {
+                "T": contraction.positions,
+                "d": contraction.d,
+                "p": contraction.p,
+                "G": contraction.groups,
+            }
         case Convolution():
             first, second, *kernel = contraction.weight_shape
             groups = contraction.geometry.groups
             per_group = {"d": second * math.prod(kernel), "p": first // groups, "G": groups}
-            return {"T": contraction.positions * contraction.x.folded, "T_in": contraction.input_positions, **per_group}
+            return {
+                "T": contraction.positions * contraction.x.folded,
+                "T_in": contraction.input_positions,
+                **per_group,
+            }
         case Rows():
             return {"T": contraction.positions, "V": contraction.rows, "w": contraction.width}
         case Total() | LayerScale() | ChannelScale():

@@ -43,9 +43,7 @@ def run_task(console: Console, task: Task, seed: int | None, show_graph: bool) -
     """Compile, explain, time, train and verify one task; whether the verification passed."""
     parameters = sum(p.numel() for p in task.model.parameters())
     console.rule(f"[bold]{task.title}")
-    console.print(
-        f"{len(task.train[0])} training examples (one {task.example} each), {parameters} parameters"
-    )
+    console.print(f"{len(task.train[0])} training examples (one {task.example} each), {parameters} parameters")
     private = compile_task(console, task)
     print(private.report())
     if show_graph:

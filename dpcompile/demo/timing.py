@@ -53,8 +53,6 @@ def vmap_step(task: Task, x: Tensor, y: Tensor) -> dict[str, Tensor]:
     # vmap has no rule for the fused attention kernels and would run them one example at a time.
     with sdpa_kernel(SDPBackend.MATH):
         gradients: dict[str, Tensor] = vmap(grad(loss_of_one), in_dims=(None, 0, 0))(parameters, x, y)
-    squares = torch.stack(
-        [torch.linalg.vector_norm(g.flatten(1), dim=1).square() for g in gradients.values()]
-    )
+    squares = torch.stack([torch.linalg.vector_norm(g.flatten(1), dim=1).square() for g in gradients.values()])
     factors = (task.max_grad_norm / squares.sum(0).sqrt()).clamp(max=1)
     return {name: torch.tensordot(factors, g, dims=1) for name, g in gradients.items()}

@@ -62,9 +62,7 @@ class RegularBags(TorchFunctionMode):
         super().__init__()
         self.counted: dict[int, Steps] = {}
 
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is torch.arange:
             result = func(*args, **kwargs)
@@ -119,17 +117,13 @@ def follows_batch(*tensors: Tensor) -> bool:
 def reduced(call: Call, bag: int) -> Tensor:
     """Rows f[N, k, d] of every bag, reduced over the bag: f[N, d]."""
     ids = call.input.reshape(-1, bag)
-    rows = F.embedding(
-        ids, call.weight, call.padding_idx, call.max_norm, call.norm_type, call.scale_grad_by_freq
-    )
+    rows = F.embedding(ids, call.weight, call.padding_idx, call.max_norm, call.norm_type, call.scale_grad_by_freq)
     if bag == 0:
         return rows.sum(1)
     if call.per_sample_weights is not None:
         rows = rows * call.per_sample_weights.reshape(-1, bag, 1)
     if call.padding_idx is None:
-        return (
-            rows.max(1).values if call.mode == "max" else rows.sum(1) if call.mode == "sum" else rows.mean(1)
-        )
+        return rows.max(1).values if call.mode == "max" else rows.sum(1) if call.mode == "sum" else rows.mean(1)
     kept = (ids != call.padding_idx % call.weight.shape[0]).unsqueeze(2)
     if call.mode == "max":
         return torch.where(kept.any(1), rows.masked_fill(~kept, -torch.inf).max(1).values, 0.0)

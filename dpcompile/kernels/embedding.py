@@ -77,9 +77,7 @@ def _without_padding(ids: Tensor, g: Tensor, padding_idx: int) -> Tensor:
     return g if padding_idx < 0 else torch.where((ids == padding_idx).unsqueeze(2), 0.0, g)
 
 
-def cross_rows(
-    ids1: Tensor, g1: Tensor, ids2: Tensor, g2: Tensor, padding_idx1: int = -1, padding_idx2: int = -1
-) -> Tensor:
+def cross_rows(ids1: Tensor, g1: Tensor, ids2: Tensor, g2: Tensor, padding_idx1: int = -1, padding_idx2: int = -1) -> Tensor:
     """Inner products f64[B] of two uses of one table: sum over pairs with equal ids of <g1_t, g2_s>.
 
     ids1: int[B, T], g1: f[B, T, d], ids2: int[B, S], g2: f[B, S, d].

@@ -45,8 +45,8 @@ class Geometry(NamedTuple):
     def positions(self, sizes: tuple[int, ...]) -> tuple[int, ...]:
         """Kernel placements on a (windowed) operand of these spatial sizes; a transposed one is `g`."""
         return tuple(
-            (size + 2 * self.padding[dim] - self.spread(dim) - self.output_padding[dim]) // self.stride[dim] +
-            1 for dim, size in enumerate(sizes)
+            (size + 2 * self.padding[dim] - self.spread(dim) - self.output_padding[dim]) // self.stride[dim] + 1
+            for dim, size in enumerate(sizes)
         )
 
 

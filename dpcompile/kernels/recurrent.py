@@ -62,24 +62,18 @@ class Call(NamedTuple):
         return self.weights_per_direction == (5 if self.has_biases else 3)
 
 
-def _lstm_layer(
-    x: Tensor, states: States, weights: tuple[Tensor | None, ...], reverse: bool
-) -> tuple[Tensor, ...]:
+def _lstm_layer(x: Tensor, states: States, weights: tuple[Tensor | None, ...], reverse: bool) -> tuple[Tensor, ...]:
     result: tuple[Tensor, ...] = LSTMLayer.apply(x, *states, *weights, reverse)  # type: ignore[no-untyped-call]
     return result
 
 
-def _gru_layer(
-    x: Tensor, states: States, weights: tuple[Tensor | None, ...], reverse: bool
-) -> tuple[Tensor, ...]:
+def _gru_layer(x: Tensor, states: States, weights: tuple[Tensor | None, ...], reverse: bool) -> tuple[Tensor, ...]:
     result: tuple[Tensor, ...] = GRULayer.apply(x, *states, *weights, reverse)  # type: ignore[no-untyped-call]
     return result
 
 
 def _rnn_layer(nonlinearity: str) -> Layer:
-    def layer(
-        x: Tensor, states: States, weights: tuple[Tensor | None, ...], reverse: bool
-    ) -> tuple[Tensor, ...]:
+    def layer(x: Tensor, states: States, weights: tuple[Tensor | None, ...], reverse: bool) -> tuple[Tensor, ...]:
         result: tuple[Tensor, ...] = RNNLayer.apply(x, *states, *weights, nonlinearity, reverse)  # type: ignore[no-untyped-call]
         return result
 
@@ -126,11 +120,7 @@ def run_layers(layer: Layer, call: Call) -> tuple[Tensor, ...]:
     """
     states = (call.hx,) if isinstance(call.hx, Tensor) else tuple(call.hx)
     # A copy in sequence-first order, once; otherwise every contraction over (T, B) would make its own.
-    x = (
-        call.input.transpose(0, 1).clone(memory_format=torch.contiguous_format)
-        if call.batch_first
-        else call.input
-    )
+    x = call.input.transpose(0, 1).clone(memory_format=torch.contiguous_format) if call.batch_first else call.input
     final: list[States] = []
     with torch.autocast(x.device.type, enabled=False):
         for index in range(call.num_layers):
@@ -142,9 +132,7 @@ def run_layers(layer: Layer, call: Call) -> tuple[Tensor, ...]:
     return (x.transpose(0, 1) if call.batch_first else x, *h_and_c)
 
 
-def _run_layer(
-    layer: Layer, call: Call, index: int, x: Tensor, states: States
-) -> tuple[Tensor, list[States]]:
+def _run_layer(layer: Layer, call: Call, index: int, x: Tensor, states: States) -> tuple[Tensor, list[States]]:
     """Run the directions of one layer: out: f[T, B, directions * H], and the final states of each."""
     outs: list[Tensor] = []
     final: list[States] = []
@@ -153,9 +141,7 @@ def _run_layer(
         start = position * call.weights_per_direction
         weights: tuple[Tensor | None, ...] = tuple(call.params[start : start + call.weights_per_direction])
         initial = tuple(state[position] for state in states)
-        out, *after = layer(
-            x, initial, weights if call.has_biases else (*weights, None, None), direction == 1
-        )
+        out, *after = layer(x, initial, weights if call.has_biases else (*weights, None, None), direction == 1)
         outs.append(out)
         final.append(tuple(after))
     return (torch.cat(outs, dim=2) if len(outs) > 1 else outs[0]), final
@@ -168,9 +154,7 @@ def _autocast(call: Call) -> Call:
         return call
     dtype = torch.get_autocast_dtype(device)
     hx = call.hx.to(dtype) if isinstance(call.hx, Tensor) else tuple(state.to(dtype) for state in call.hx)
-    return call._replace(
-        input=call.input.to(dtype), hx=hx, params=[weight.to(dtype) for weight in call.params]
-    )
+    return call._replace(input=call.input.to(dtype), hx=hx, params=[weight.to(dtype) for weight in call.params])
 
 
 def _packed_sequence(func: Callable[..., Any]) -> str:

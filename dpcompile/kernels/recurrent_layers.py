@@ -56,9 +56,7 @@ class LSTMLayer(torch.autograd.Function):
     def backward(ctx: Any, d_out: Tensor | None, d_h_n: Tensor | None, d_c_n: Tensor | None) -> Gradients:
         _refuse_second_order()
         x, h0, c0, w_ih, w_hh, out, gates, cells = ctx.saved_tensors
-        deltas, d_h0, d_c0 = recurrent_ops.lstm_backward(
-            d_out, d_h_n, d_c_n, gates, cells, c0, w_hh, ctx.reverse
-        )
+        deltas, d_h0, d_c0 = recurrent_ops.lstm_backward(d_out, d_h_n, d_c_n, gates, cells, c0, w_hh, ctx.reverse)
         needs_x, _, _, *needs_weights, _ = ctx.needs_input_grad
         h_prev = _previous(out, h0, ctx.reverse)
         weights = _weight_gradients(needs_weights, deltas, x, deltas, h_prev)
@@ -93,9 +91,7 @@ class GRULayer(torch.autograd.Function):
         _refuse_second_order()
         x, h0, w_ih, w_hh, out, gates, new_hidden = ctx.saved_tensors
         h_prev = _previous(out, h0, ctx.reverse)
-        input_deltas, hidden_deltas, d_h0 = recurrent_ops.gru_backward(
-            d_out, d_h_n, gates, new_hidden, h_prev, w_hh, ctx.reverse
-        )
+        input_deltas, hidden_deltas, d_h0 = recurrent_ops.gru_backward(d_out, d_h_n, gates, new_hidden, h_prev, w_hh, ctx.reverse)
         needs_x, _, *needs_weights, _ = ctx.needs_input_grad
         weights = _weight_gradients(needs_weights, input_deltas, x, hidden_deltas, h_prev)
         return (_input_gradient(needs_x, input_deltas, w_ih), d_h0, *weights, None)
@@ -152,9 +148,7 @@ def _refuse_second_order() -> None:
         )
 
 
-def _weight_gradients(
-    needs: list[bool], input_deltas: Tensor, x: Tensor, hidden_deltas: Tensor, h_prev: Tensor
-) -> Gradients:
+def _weight_gradients(needs: list[bool], input_deltas: Tensor, x: Tensor, hidden_deltas: Tensor, h_prev: Tensor) -> Gradients:
     """Return the gradients of w_ih, w_hh, b_ih, b_hh, None where not needed."""
     w_ih, w_hh, b_ih, b_hh = needs
     return (

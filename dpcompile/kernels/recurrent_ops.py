@@ -52,9 +52,7 @@ EXAMPLE_DIMS: Final[dict[str, ExampleDims]] = {
         (1, 1, 0),
     ),
     # results: out, h_n
-    "dpcompile::rnn": ExampleDims(
-        {"x": 1, "h0": 0, **_WEIGHTS, "nonlinearity": None, "reverse": None}, (1, 0)
-    ),
+    "dpcompile::rnn": ExampleDims({"x": 1, "h0": 0, **_WEIGHTS, "nonlinearity": None, "reverse": None}, (1, 0)),
     # results: deltas, d_h0
     "dpcompile::rnn_backward": ExampleDims(
         {"d_out": 1, "d_h_n": 0, "out": 1, "w_hh": None, "nonlinearity": None, "reverse": None}, (1, 0)
@@ -133,9 +131,7 @@ def _rnn_backward_shapes(
     return out.new_empty(out.shape), out.new_empty(out.shape[1:])
 
 
-def _define(
-    name: str, loop: Callable[..., Results], shapes: Callable[..., Results]
-) -> Callable[..., Results]:
+def _define(name: str, loop: Callable[..., Results], shapes: Callable[..., Results]) -> Callable[..., Results]:
     """Define `torch.ops.dpcompile.<name>`; what runs is `loop`, what a trace sees is `shapes`."""
 
     def run(*args: Any) -> Results:

@@ -8,5 +8,7 @@ from typing import Any
 from dpcompile.kernels import convolution, dense, embedding, reduction, scale
 
 TRACEABLE: dict[Callable[..., Any], Callable[..., Any]] = {
-    key: form for module in (dense, convolution, embedding, reduction, scale) for key, form in getattr(module, "TRACEABLE", {}).items()
+    key: form
+    for module in (dense, convolution, embedding, reduction, scale)
+    for key, form in getattr(module, "TRACEABLE", {}).items()
 }

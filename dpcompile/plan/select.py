@@ -33,12 +33,12 @@ def choose(sites: Sequence[Site], hardware: Hardware, batch_size: int, strategy:
 
 def check_names(strategy: Wanted, sites: Sequence[Site]) -> None:
     """Refuse names that do not exist."""
-    names = [strategy] if isinstance(strategy, str) else [n for v in strategy.values() for n in ((v,) if isinstance(v, str) else v)]
+    names = (
+        [strategy] if isinstance(strategy, str) else [n for v in strategy.values() for n in ((v,) if isinstance(v, str) else v)]
+    )
     for name in names:
         if name not in ("auto", *NORMS, *SUMS):
-            raise StrategyError(
-                f"there is no strategy {name!r}; norms: auto, {', '.join(NORMS)}; sums: {', '.join(SUMS)}"
-            )
+            raise StrategyError(f"there is no strategy {name!r}; norms: auto, {', '.join(NORMS)}; sums: {', '.join(SUMS)}")
     if not isinstance(strategy, str):
         for pattern in strategy:
             if not any(fnmatchcase(site.parameter, pattern) for site in sites):
@@ -62,7 +62,9 @@ def choose_site(site: Site, hardware: Hardware, batch_size: int, wanted: tuple[s
     norm, total, required = wanted
     fitting = [o for o in options if norm in ("auto", o.norm) and total in ("auto", o.sum)]
     if not fitting and required:
-        reason = dict(declined).get(norm) or dict(declined).get(f"{norm}+{total}", f"the sum {total} does not fit the norm {norm}")
+        reason = dict(declined).get(norm) or dict(declined).get(
+            f"{norm}+{total}", f"the sum {total} does not fit the norm {norm}"
+        )
         raise StrategyError(f"strategy ({norm}, {total}) cannot be applied to {site.parameter}: {reason}")
     best = min(fitting or options, key=lambda option: option.seconds)
     others = tuple(option for option in options if option is not best)

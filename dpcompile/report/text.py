@@ -60,7 +60,14 @@ def folded(choices: Sequence[Choice]) -> list[tuple[str, Choice]]:
     groups: dict[tuple[object, ...], list[Choice]] = {}
     for choice in choices:
         pattern = re.sub(r"\d+", "#", choice.site.parameter)
-        key = (pattern, choice.site.equation, choice.site.shape, choice.option.norm, choice.option.sum, round(choice.option.seconds * 1e9))
+        key = (
+            pattern,
+            choice.site.equation,
+            choice.site.shape,
+            choice.option.norm,
+            choice.option.sum,
+            round(choice.option.seconds * 1e9),
+        )
         groups.setdefault(key, []).append(choice)
     return [(folded_name([c.site.parameter for c in group]), group[0]) for group in groups.values()]
 

@@ -12,7 +12,16 @@ import torch
 
 from dpcompile.ir.axis import SHARED, SUMMED, Batched, Constant, Mixes, Shared, State, Summed
 from dpcompile.rules.rule import (
-    LAID, Result, Rule, Use, aligned, alike, is_fixed, linear_in, moved, refuse_numbers,
+    LAID,
+    Result,
+    Rule,
+    Use,
+    aligned,
+    alike,
+    is_fixed,
+    linear_in,
+    moved,
+    refuse_numbers,
 )  # fmt: skip
 
 aten = torch.ops.aten

@@ -5,9 +5,32 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from dpcompile.ir.axis import SHARED, SUMMED, Batched, Constant, Mixes, Position, Shared, State, Summed, Uniform
+from dpcompile.ir.axis import (
+    SHARED,
+    SUMMED,
+    Batched,
+    Constant,
+    Mixes,
+    Position,
+    Shared,
+    State,
+    Summed,
+    Uniform,
+)
 from dpcompile.rules.rule import (
-    LAID, Laid, Result, Rule, Use, additive_in, aligned, alike, differing, is_fixed, linear_in, moved, refuse_numbers,
+    LAID,
+    Laid,
+    Result,
+    Rule,
+    Use,
+    additive_in,
+    aligned,
+    alike,
+    differing,
+    is_fixed,
+    linear_in,
+    moved,
+    refuse_numbers,
 )  # fmt: skip
 
 aten = torch.ops.aten

@@ -7,7 +7,18 @@ from typing import Any
 
 import torch
 
-from dpcompile.ir.axis import BATCH_SIZE, SHARED, SUMMED, Batched, Constant, Mixes, Position, Shared, State, Uniform
+from dpcompile.ir.axis import (
+    BATCH_SIZE,
+    SHARED,
+    SUMMED,
+    Batched,
+    Constant,
+    Mixes,
+    Position,
+    Shared,
+    State,
+    Uniform,
+)
 from dpcompile.kernels.recurrent_ops import EXAMPLE_DIMS
 from dpcompile.rules.pointwise import random_like
 from dpcompile.rules.rule import LAID, Result, Rule, Use, alike, is_fixed, moved, refuse_numbers, trailing
@@ -61,7 +72,9 @@ def attention(use: Use) -> Result:
     found = [state for state in map(use.state, operands) if isinstance(state, LAID)]
     if mask is not None and isinstance(use.state(mask), LAID):
         found.append(moved(use.state(mask), use.state(mask).dim + 4 - len(use.shape(mask))))  # type: ignore[arg-type, union-attr]
-    wrong = any(not isinstance(use.state(node), (*LAID, Shared, Constant)) for node in [*operands, *([mask] if mask is not None else [])])
+    wrong = any(
+        not isinstance(use.state(node), (*LAID, Shared, Constant)) for node in [*operands, *([mask] if mask is not None else [])]
+    )
     if wrong or not found or len({(s.dim, s.outer, s.inner) for s in found}) > 1 or found[0].dim != 0:
         raise Mixes("the operands of attention hold their examples along different axes")
     return attention_results(use, Batched(0, found[0].outer, found[0].inner))
@@ -104,7 +117,7 @@ def created(use: Use) -> Result:
         return alike(use, use.result_shape())
     if not isinstance(fill, (int, float)):
         raise Mixes("a value that depends on the batch or its size fills a tensor", "use a constant")
-    is_exact = dtype.is_floating_point or float(fill).is_integer() and dtype != torch.bool or fill in (0, 1)
+    is_exact = dtype.is_floating_point or (float(fill).is_integer() and dtype != torch.bool) or fill in (0, 1)
     return Constant(float(fill) if is_exact else math.nan)
 
 
@@ -179,7 +192,11 @@ def overloads(*names: str) -> list[Any]:
     """All functional overloads of the named ATen operations that this version of torch has."""
     packets = [getattr(aten, name) for name in names if hasattr(aten, name)]
     found = [getattr(packet, overload) for packet in packets for overload in packet.overloads()]
-    return [op for op in found if not op._schema.is_mutable and "generator" not in op._overloadname and op._overloadname != "quantized"]
+    return [
+        op
+        for op in found
+        if not op._schema.is_mutable and "generator" not in op._overloadname and op._overloadname != "quantized"
+    ]
 
 
 POOLS = ("max_pool2d_with_indices", "max_pool2d_with_indices_backward", "avg_pool2d", "avg_pool2d_backward",
@@ -212,12 +229,11 @@ RULES: dict[object, Rule] = {
     **{op: trailing(2, SIZES) for op in overloads(*POOLS)},
     **{op: trailing(1, SIZES) for op in overloads(*POOLS_1D)},
     **{op: trailing(3, SIZES) for op in overloads(*POOLS_3D)},
-    **{op: attention for op in overloads(*ATTENTION)},
-    **{op: created for op in overloads(*CREATED)},
-    **{op: arange for op in overloads("arange")},
-    **{op: random for op in overloads("rand", "randn", "randint", "normal")},
-    **{op: grid_sample for op in overloads("grid_sampler_2d", "grid_sampler_2d_backward", "grid_sampler_3d",
-                                           "grid_sampler_3d_backward")},
+    **dict.fromkeys(overloads(*ATTENTION), attention),
+    **dict.fromkeys(overloads(*CREATED), created),
+    **dict.fromkeys(overloads("arange"), arange),
+    **dict.fromkeys(overloads("rand", "randn", "randint", "normal"), random),
+    **dict.fromkeys(overloads("grid_sampler_2d", "grid_sampler_2d_backward", "grid_sampler_3d", "grid_sampler_3d_backward"), grid_sample),
     aten.nll_loss_forward.default: nll_loss, aten.nll_loss2d_forward.default: nll_loss,
     aten.nll_loss_backward.default: nll_loss_backward, aten.nll_loss2d_backward.default: nll_loss_backward,
 }  # fmt: skip

@@ -12,7 +12,17 @@ import torch
 from dpcompile import torch_private
 from dpcompile.ir.axis import Batched, Constant, Mixes, Shared, Uniform
 from dpcompile.rules.rule import (
-    Result, Rule, Use, additive_in, aligned, alike, differing, linear_in, pointwise, refuse_numbers, same_as,
+    Result,
+    Rule,
+    Use,
+    additive_in,
+    aligned,
+    alike,
+    differing,
+    linear_in,
+    pointwise,
+    refuse_numbers,
+    same_as,
 )  # fmt: skip
 
 aten = torch.ops.aten
@@ -117,8 +127,14 @@ def elementwise_loss(use: Use) -> Result:
     return pointwise(use)
 
 
-LOSSES = ("mse_loss", "smooth_l1_loss", "huber_loss", "soft_margin_loss", "binary_cross_entropy",
-          "binary_cross_entropy_with_logits")
+LOSSES = (
+    "mse_loss",
+    "smooth_l1_loss",
+    "huber_loss",
+    "soft_margin_loss",
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+)
 for name in LOSSES:
     for suffix in ("", "_backward"):
         if hasattr(aten, name + suffix):

@@ -5,7 +5,18 @@ from __future__ import annotations
 import torch
 
 from dpcompile.ir.axis import Constant, Mixes
-from dpcompile.rules.rule import LAID, Result, Rule, Use, aligned, along, is_fixed, linear_in, reduction, refuse_numbers
+from dpcompile.rules.rule import (
+    LAID,
+    Result,
+    Rule,
+    Use,
+    aligned,
+    along,
+    is_fixed,
+    linear_in,
+    reduction,
+    refuse_numbers,
+)
 
 aten = torch.ops.aten
 
@@ -32,7 +43,7 @@ def searchsorted(use: Use) -> Result:
     """Buckets from shared boundaries."""
     refuse_numbers(use)
     boundaries, sorter = use["sorted_sequence"], use["sorter"]
-    if not is_fixed(use, boundaries) or sorter is not None and not is_fixed(use, sorter):
+    if not is_fixed(use, boundaries) or (sorter is not None and not is_fixed(use, sorter)):
         raise Mixes("the sorted sequence depends on the batch")
     return aligned(use, [(use.state(use["self"]), use.shape(use["self"]))], use.result_shape())
 
@@ -42,7 +53,9 @@ def renorm(use: Use) -> Result:
     refuse_numbers(use)
     state, dim = use.state(use["self"]), use["dim"] % len(use.shape(use["self"]))
     if not isinstance(state, LAID) or state.dim != dim:
-        raise Mixes("renorm takes norms over all dimensions but one, the examples' among them", "give renorm the examples' dimension")
+        raise Mixes(
+            "renorm takes norms over all dimensions but one, the examples' among them", "give renorm the examples' dimension"
+        )
     return state
 
 

@@ -18,7 +18,20 @@ import sympy
 import torch
 from torch import fx
 
-from dpcompile.ir.axis import BATCH_SIZE, SHARED, SUMMED, Batched, BatchSize, Constant, Mixes, Position, Shared, State, Summed, Uniform
+from dpcompile.ir.axis import (
+    BATCH_SIZE,
+    SHARED,
+    SUMMED,
+    Batched,
+    BatchSize,
+    Constant,
+    Mixes,
+    Position,
+    Shared,
+    State,
+    Summed,
+    Uniform,
+)
 from dpcompile.ir.graph import size_expression, value
 
 Result = State | tuple[State, ...]
@@ -261,8 +274,8 @@ def along(name: str = "dim", operand: str = "self") -> Rule:
         dims = normal_dims(use[name], rank)
         for tensor in use.tensors():
             state, shape = use.state(tensor), use.shape(tensor)
-            held = isinstance(state, LAID) and state.dim in dims or isinstance(state, Constant) and any(
-                use.has_batch(shape[dim]) for dim in dims if dim < len(shape))  # fmt: skip
+            held = (isinstance(state, LAID) and state.dim in dims) or (isinstance(state, Constant) and any(
+                use.has_batch(shape[dim]) for dim in dims if dim < len(shape)))  # fmt: skip
             if held and len(shape) == rank:
                 raise Mixes(f"the operation runs along dimension {dims[0]}, which holds the examples",
                             "run it along a dimension of the example itself")  # fmt: skip
@@ -294,7 +307,7 @@ def trailing(count: int, sizes: tuple[str, ...] = ()) -> Rule:
         operands = [(use.state(node), use.shape(node)) for node in use.tensors()]
         for state, shape in operands:
             last = any(map(use.has_batch, shape[-count:]))
-            if isinstance(state, LAID) and state.dim >= len(shape) - count or isinstance(state, Constant) and last:
+            if (isinstance(state, LAID) and state.dim >= len(shape) - count) or (isinstance(state, Constant) and last):
                 raise Mixes(f"the operation works within the last {count} dimensions, and the examples lie there")
         return pointwise_like(use)
 
@@ -354,12 +367,12 @@ SUM_WAY_OUT = "reduce over each example's own elements only (for example x.mean(
 def is_fixed(use: Use, node: fx.Node) -> bool:
     """An operand that no example and no batch size influences."""
     state = use.state(node)
-    return isinstance(state, Shared) or isinstance(state, Constant) and not any(map(use.has_batch, use.shape(node)))
+    return isinstance(state, Shared) or (isinstance(state, Constant) and not any(map(use.has_batch, use.shape(node))))
 
 
 def is_sum_or_zero(state: State) -> bool:
     """A sum over examples, or zeros to which one is added."""
-    return isinstance(state, Summed) or isinstance(state, Constant) and state.value == 0
+    return isinstance(state, Summed) or (isinstance(state, Constant) and state.value == 0)
 
 
 def summed_result(use: Use) -> Result:

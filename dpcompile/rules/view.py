@@ -13,7 +13,19 @@ from torch import fx
 from dpcompile.ir.axis import Batched, BatchSize, Constant, Mixes, Position, Shared, Summed, Uniform
 from dpcompile.ir.graph import size_expression
 from dpcompile.rules.rule import (
-    LAID, Laid, Result, Rule, Use, additive_in, aligned, alike, before_examples, differing, moved, normal_dims, refuse_numbers,
+    LAID,
+    Laid,
+    Result,
+    Rule,
+    Use,
+    additive_in,
+    aligned,
+    alike,
+    before_examples,
+    differing,
+    moved,
+    normal_dims,
+    refuse_numbers,
 )  # fmt: skip
 
 aten = torch.ops.aten
@@ -158,7 +170,7 @@ def expand(use: Use) -> Result:
 def repeat(use: Use) -> Result:
     """Tiling: of a shared value along the batch, or of per-example values as blocks."""
     state, new = use.state(use.node.args[0]), use.result_shape()
-    if isinstance(state, Constant) or isinstance(state, Summed) and not any(map(use.has_batch, new)):
+    if isinstance(state, Constant) or (isinstance(state, Summed) and not any(map(use.has_batch, new))):
         return state
     if isinstance(state, Shared):
         return alike(use, new)

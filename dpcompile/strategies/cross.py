@@ -32,8 +32,8 @@ def declines(site: Site) -> str | None:
     if not site.isometric:
         return "the gradient is transformed after the sum over the batch in a way that changes norms"
     for term in site.terms:
-        plain = isinstance(term.contraction, Rows) or isinstance(term.contraction, Dense) and term.contraction.groups == 1
-        if not plain or term.placement == "moved" or isinstance(term.contraction, Rows) and term.placement != "same":
+        plain = isinstance(term.contraction, Rows) or (isinstance(term.contraction, Dense) and term.contraction.groups == 1)
+        if not plain or term.placement == "moved" or (isinstance(term.contraction, Rows) and term.placement != "same"):
             return f"no closed form for the cross terms of {type(term.contraction).__name__}"
     return None
 

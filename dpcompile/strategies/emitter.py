@@ -73,7 +73,10 @@ class Emitter:
 
     def fake(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
         """The fake result, computed once for equal operands; refuses if the call would fix the batch size."""
-        key = (function, *map(signature, fx.node.map_arg((args, kwargs or {}), lambda node: Fake(node.meta["val"]))))
+        key = (
+            function,
+            *map(signature, fx.node.map_arg((args, kwargs or {}), lambda node: Fake(node.meta["val"]))),
+        )
         if key not in self.fakes:
             self.fakes[key] = self.computed(function, args, kwargs)
         return self.fakes[key]

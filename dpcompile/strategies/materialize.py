@@ -42,9 +42,24 @@ GROUPED = Cost(
     launches=4,
     form="grouped convolution",
 )
-REDUCED = Cost(other_flops=2 * B * ELEMENTS, bytes_moved=BYTES * B * ELEMENTS, fresh_bytes=BYTES * B * PARAMETERS, launches=2)
-SCALED = Cost(other_flops=5 * B * ELEMENTS, bytes_moved=6 * BYTES * B * ELEMENTS, fresh_bytes=2 * BYTES * B * ELEMENTS, launches=5)
-OTHER = Cost(other_flops=2 * B * PARAMETERS, bytes_moved=3 * BYTES * B * PARAMETERS, fresh_bytes=BYTES * B * PARAMETERS, launches=4)
+REDUCED = Cost(
+    other_flops=2 * B * ELEMENTS,
+    bytes_moved=BYTES * B * ELEMENTS,
+    fresh_bytes=BYTES * B * PARAMETERS,
+    launches=2,
+)
+SCALED = Cost(
+    other_flops=5 * B * ELEMENTS,
+    bytes_moved=6 * BYTES * B * ELEMENTS,
+    fresh_bytes=2 * BYTES * B * ELEMENTS,
+    launches=5,
+)
+OTHER = Cost(
+    other_flops=2 * B * PARAMETERS,
+    bytes_moved=3 * BYTES * B * PARAMETERS,
+    fresh_bytes=BYTES * B * PARAMETERS,
+    launches=4,
+)
 
 
 def contraction_cost(contraction: Contraction, grouped: bool) -> Cost:
@@ -113,5 +128,10 @@ def materialized_rows(contraction: Contraction) -> bool:
 
 MATERIALIZE = NormStrategy("materialize", "Opacus; Lee & Kifer 2021", lambda site: None, cost, emit, materializes=True)
 GROUPED_CONVOLUTION = NormStrategy(
-    "grouped", "Rochette et al. 2019", declines_grouped, lambda site: cost(site, grouped=True), emit_grouped, materializes=True
+    "grouped",
+    "Rochette et al. 2019",
+    declines_grouped,
+    lambda site: cost(site, grouped=True),
+    emit_grouped,
+    materializes=True,
 )

@@ -14,7 +14,10 @@ from dpcompile.strategies.scaling import scaled
 from dpcompile.strategies.strategy import NormStrategy, SquaredNorm, only
 
 COST = Cost(
-    other_flops=4 * B * T * WIDTH, bytes_moved=4 * BYTES * B * T * WIDTH, fresh_bytes=BYTES * B * T * WIDTH, launches=10
+    other_flops=4 * B * T * WIDTH,
+    bytes_moved=4 * BYTES * B * T * WIDTH,
+    fresh_bytes=BYTES * B * T * WIDTH,
+    launches=10,
 )
 
 

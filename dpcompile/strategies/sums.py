@@ -34,16 +34,22 @@ WEIGHT_GRADIENT = Cost(
     form="convolution weight gradient",
 )
 SCATTER = Cost(
-    other_flops=2 * B * T * WIDTH, bytes_moved=3 * BYTES * B * T * WIDTH, resident_bytes=BYTES * B * T * WIDTH, launches=2
+    other_flops=2 * B * T * WIDTH,
+    bytes_moved=3 * BYTES * B * T * WIDTH,
+    resident_bytes=BYTES * B * T * WIDTH,
+    launches=2,
 )
 WEIGHTED = Cost(
-    other_flops=2 * B * PARAMETERS, bytes_moved=BYTES * B * PARAMETERS, resident_bytes=BYTES * B * PARAMETERS, launches=1
+    other_flops=2 * B * PARAMETERS,
+    bytes_moved=BYTES * B * PARAMETERS,
+    resident_bytes=BYTES * B * PARAMETERS,
+    launches=1,
 )
 
 
 def bookkeep_declines(contraction: Contraction, norm: NormStrategy) -> str | None:
     """Contractions that can be run again with one scaled operand."""
-    if isinstance(contraction, Rows) or isinstance(contraction, Dense) and contraction.groups == 1:
+    if isinstance(contraction, Rows) or (isinstance(contraction, Dense) and contraction.groups == 1):
         return None
     if isinstance(contraction, Convolution):
         return None if contraction.x.folded == 1 else "several images per example share a clip factor"

@@ -45,7 +45,9 @@ def per_example_permute(x: Tensor, dims: Sequence[int]) -> Tensor:
     return x.permute(0, *(dim % rank + 1 for dim in dims))
 
 
-def per_example_sum(x: Tensor, dims: Sequence[int] | None = None, keepdim: bool = False, dtype: torch.dtype | None = None) -> Tensor:
+def per_example_sum(
+    x: Tensor, dims: Sequence[int] | None = None, keepdim: bool = False, dtype: torch.dtype | None = None
+) -> Tensor:
     """Sum over dimensions behind the examples."""
     wanted = [d % max(x.dim() - 1, 1) + 1 for d in dims] if dims else list(range(1, x.dim()))
     return x.sum(wanted, keepdim=keepdim, dtype=dtype) if wanted else x
@@ -96,7 +98,14 @@ BINARY = {
     aten.add.Tensor: broadcasting(torch.add), aten.sub.Tensor: broadcasting(torch.sub),
     aten.mul.Tensor: broadcasting(torch.mul), aten.div.Tensor: broadcasting(torch.div),
 }  # fmt: skip
-PLAIN = (aten.neg.default, aten.clone.default, aten._to_copy.default, aten.mul.Scalar, aten.div.Scalar, operator.getitem)
+PLAIN = (
+    aten.neg.default,
+    aten.clone.default,
+    aten._to_copy.default,
+    aten.mul.Scalar,
+    aten.div.Scalar,
+    operator.getitem,
+)
 
 
 def lift(node: fx.Node, stacked: Mapping[fx.Node, fx.Node], emitter: Emitter) -> fx.Node | None:
@@ -169,7 +178,10 @@ def copied_tail(site: Site, sums: Mapping[fx.Node, fx.Node], emitter: Emitter) -
 
 def narrows(node: fx.Node) -> bool:
     """A conversion to a half type; left out, because norms and clipped sums stay in float32 to the end."""
-    return node.target is aten._to_copy.default and node.kwargs.get("dtype") in (torch.bfloat16, torch.float16)
+    return node.target is aten._to_copy.default and node.kwargs.get("dtype") in (
+        torch.bfloat16,
+        torch.float16,
+    )
 
 
 def wide(node: fx.Node, emitter: Emitter) -> fx.Node:

@@ -152,9 +152,7 @@ PLANTS: dict[str, Callable[[Plant, fx.Node], Any]] = {
 
 
 @pytest.mark.parametrize("name", PLANTS)
-@pytest.mark.parametrize(
-    "place", [aten.tanh.default, aten.tanh_backward.default], ids=["forward", "backward"]
-)
+@pytest.mark.parametrize("place", [aten.tanh.default, aten.tanh_backward.default], ids=["forward", "backward"])
 def test_planted_mixture_is_caught_though_the_states_are_forged(name: str, place: Any) -> None:
     captured = small()
     source = captured.node(place)
@@ -323,9 +321,7 @@ def test_examples_differ_and_stay_in_range_whatever_the_batch_size(size: int) ->
     drawn, others = draw_examples(batch, 0), draw_examples(batch, 1)
     assert drawn[0].shape == (4, 5) and drawn[1].shape == (4, 11)
     assert len({tuple(row) for row in drawn[0].tolist()}) == 4 and not torch.equal(drawn[0], others[0])
-    assert size == 0 or (
-        drawn[1].min() >= ids.min() and drawn[1].max() <= ids.max() and drawn[0].max() <= x.max()
-    )
+    assert size == 0 or (drawn[1].min() >= ids.min() and drawn[1].max() <= ids.max() and drawn[0].max() <= x.max())
 
 
 def test_examples_keep_the_memory_format() -> None:

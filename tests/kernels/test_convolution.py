@@ -103,8 +103,7 @@ def last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last if x.dim() == 4 else torch.channels_last_3d)
 
 
-LAYOUTS = pytest.mark.parametrize("layout", [torch.Tensor.contiguous, last], ids=["contiguous",
-"channels_last"])
+LAYOUTS = pytest.mark.parametrize("layout", [torch.Tensor.contiguous, last], ids=["contiguous", "channels_last"])
 
 
 @case
@@ -122,9 +121,7 @@ def test_materialised_gradients_are_those_of_autograd(
 @case
 @LAYOUTS
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_norms_are_those_of_autograd(
-    case: Case, layout: Callable[[Tensor], Tensor], dtype: torch.dtype
-) -> None:
+def test_norms_are_those_of_autograd(case: Case, layout: Callable[[Tensor], Tensor], dtype: torch.dtype) -> None:
     x, g = (layout(t) for t in operands(case, dtype))
     expected = squares(gradients(case, x, g))
     assert_close(convolution.sqnorm_materialized(x, g, case[0]), expected, rtol=tolerance(dtype), atol=0)
@@ -141,9 +138,7 @@ def test_norms_are_those_of_autograd(
 @case
 @LAYOUTS
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_clipped_sum_is_the_weighted_sum_of_autograd(
-    case: Case, layout: Callable[[Tensor], Tensor], dtype: torch.dtype
-) -> None:
+def test_clipped_sum_is_the_weighted_sum_of_autograd(case: Case, layout: Callable[[Tensor], Tensor], dtype: torch.dtype) -> None:
     x, g = (layout(t) for t in operands(case, dtype))
     factor, wide = torch.rand(B), torch.promote_types(dtype, torch.float32)
     expected = torch.einsum("b,b...->...", factor.to(wide).double(), gradients(case, x, g)).to(wide)
@@ -193,9 +188,7 @@ def test_geometry_is_an_argument_that_fx_can_print() -> None:
 
 
 @case
-def test_convolution_kernels_trace_with_a_free_batch_size(
-    case: Case, check_traceable: CheckTraceable
-) -> None:
+def test_convolution_kernels_trace_with_a_free_batch_size(case: Case, check_traceable: CheckTraceable) -> None:
     def kernels(x: Tensor, g: Tensor, factor: Tensor) -> tuple[Any, ...]:
         sizes, traceable = case[0], convolution.TRACEABLE
         windowed, other = (g, x) if sizes.transposed else (x, g)

@@ -141,9 +141,7 @@ def test_declared_bound_knows_that_torch_may_round_operands() -> None:
 
 @pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_cross_term_is_the_inner_product_of_two_gradients(
-    sizes: tuple[int, int, int, int], dtype: torch.dtype
-) -> None:
+def test_cross_term_is_the_inner_product_of_two_gradients(sizes: tuple[int, int, int, int], dtype: torch.dtype) -> None:
     (B, T, d, p) = sizes
     first, second = operands(B, T, d, p, dtype), operands(B, 3, d, p, dtype)
     expected = (gradients(*first) * gradients(*second)).flatten(1).sum(1)

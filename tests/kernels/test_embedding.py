@@ -111,9 +111,7 @@ def test_cross_term_of_lookup_and_tied_head_is_the_inner_product_of_tables(
 
 
 @pytest.mark.parametrize("padding_idx", [-1, 7])
-def test_embedding_kernels_trace_with_a_free_batch_size(
-    check_traceable: CheckTraceable, padding_idx: int
-) -> None:
+def test_embedding_kernels_trace_with_a_free_batch_size(check_traceable: CheckTraceable, padding_idx: int) -> None:
     for norm in NORMS:
         check_traceable(norm, lambda B: (*lookup(B, 13), padding_idx))
     check_traceable(embedding.materialize_rows, lambda B: (*lookup(B, 13), V, padding_idx))

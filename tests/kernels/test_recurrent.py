@@ -120,9 +120,7 @@ def test_default_states_are_zero(kind: str) -> None:
 @pytest.mark.parametrize("kind", MODULES)
 def test_memory_layout_of_the_operands_does_not_matter(kind: str) -> None:
     module = MODULES[kind](D, H, dtype=torch.float64)
-    strided = tuple(
-        t.detach().transpose(0, -1).contiguous().transpose(0, -1).requires_grad_() for t in sample(module)
-    )
+    strided = tuple(t.detach().transpose(0, -1).contiguous().transpose(0, -1).requires_grad_() for t in sample(module))
     assert_equal_to_torch(module, strided, 1e-14)
 
 

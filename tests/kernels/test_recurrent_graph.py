@@ -108,21 +108,15 @@ def captured(model: Classifier, steps: int) -> tuple[torch_private.Fakes, torch.
 
     mode = torch_private.new_fakes()
     batch = (torch.randn(B, steps, model.recurrent.input_size), torch.zeros(B, dtype=torch.long))
-    fakes = [torch_private.fake(mode, p, None, 23) for p in parameters] + [
-        torch_private.fake(mode, t, 0, 23) for t in batch
-    ]
+    fakes = [torch_private.fake(mode, p, None, 23) for p in parameters] + [torch_private.fake(mode, t, 0, 23) for t in batch]
     with torch_private.tracing_context(mode):
         first = torch_private.trace(joint, fakes)
         interpreter = torch.fx.Interpreter(first)
-        replay = torch.func.functionalize(
-            lambda *a: interpreter.run(*a, enable_io_processing=False), remove="mutations"
-        )
+        replay = torch.func.functionalize(lambda *a: interpreter.run(*a, enable_io_processing=False), remove="mutations")
         return mode, torch_private.trace(replay, fakes)
 
 
-def assert_right_for_any_batch_size(
-    run: Callable[..., list[Tensor]], model: Classifier, sizes: tuple[int, ...]
-) -> None:
+def assert_right_for_any_batch_size(run: Callable[..., list[Tensor]], model: Classifier, sizes: tuple[int, ...]) -> None:
     parameters = list(model.parameters())
     for examples in sizes:
         x, y = torch.randn(examples, T, D), torch.randint(0, 3, (examples,))

@@ -66,9 +66,7 @@ def test_inner_product_error_is_small_against_the_norms(shape: tuple[int, ...], 
 
 
 @pytest.mark.parametrize("row", [(5, 7), (3, 5000)])
-def test_reductions_trace_with_a_free_batch_size(
-    check_traceable: CheckTraceable, row: tuple[int, ...]
-) -> None:
+def test_reductions_trace_with_a_free_batch_size(check_traceable: CheckTraceable, row: tuple[int, ...]) -> None:
     check_traceable(sqnorm, lambda B: (torch.randn(B, *row),))
     check_traceable(weighted_sum, lambda B: (torch.randn(B, *row), torch.rand(B)))
     check_traceable(inner, lambda B: (torch.randn(B, *row), torch.randn(B, *row)))

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from meaning import REFUSED, Sample, claim, has_truth, verdict
+from samples import SAMPLES
 
 from dpcompile.ir.axis import SHARED, SUMMED, Batched, Constant, Mixes, State, Uniform
 from dpcompile.rules import OPS
 from dpcompile.rules.rule import LAID, Result, Rule, Use
-from meaning import REFUSED, Sample, claim, has_truth, verdict
-from samples import SAMPLES
 
 Mutation = Callable[[Rule], Rule]
 
@@ -95,7 +95,7 @@ def test_broken_rules_are_found(op: Any) -> None:
 
 def is_mistake(sample: Sample, right: Result | str, found: Result | str) -> bool:
     """Whether a broken rule differs from the right one where that matters."""
-    if found == right or sample.drawn and REFUSED not in (right, found):
+    if found == right or (sample.drawn and REFUSED not in (right, found)):
         return False
     if right == REFUSED:
         return not has_truth(sample)
@@ -111,7 +111,11 @@ def states(said: Any) -> tuple[State, ...]:
 
 def is_refinement(right: State, found: State) -> bool:
     """Whether both may be true, one of them saying more: equal elements, equal examples, or neither."""
-    return right == found or isinstance(found, Constant) or isinstance(right, (Constant, Uniform)) and isinstance(found, (Batched, Uniform))
+    return (
+        right == found
+        or isinstance(found, Constant)
+        or (isinstance(right, (Constant, Uniform)) and isinstance(found, (Batched, Uniform)))
+    )
 
 
 def test_a_removed_row_is_found() -> None:

@@ -6,15 +6,29 @@ from typing import Any
 
 import pytest
 import torch
+from meaning import (
+    REFUSED,
+    N,
+    Sample,
+    Size,
+    batched,
+    booleans,
+    call,
+    claim,
+    has_truth,
+    holds,
+    position,
+    positive,
+    shared,
+    summed,
+    verdict,
+)  # fmt: skip
+from samples import SAMPLES
+from samples_generic import POINTWISE_CALLS
 
 from dpcompile.ir.axis import SHARED, SUMMED, Batched, Constant, Position, Uniform
 from dpcompile.rules import OPS, PYTHON, rule_of
 from dpcompile.rules.pointwise import is_pointwise
-from meaning import (
-    N, REFUSED, Sample, Size, batched, booleans, call, claim, has_truth, holds, position, positive, shared, summed, verdict,
-)  # fmt: skip
-from samples import SAMPLES
-from samples_generic import POINTWISE_CALLS
 
 aten = torch.ops.aten
 # Copies, permutations and maps of pairs; a state is true of whatever they are given.
@@ -59,8 +73,14 @@ def test_every_rule_accepts_something(op: Any) -> None:
 @pytest.mark.parametrize("op", SAMPLES, ids=str)
 def test_every_rule_is_shown_a_use_that_mixes_examples_if_there_is_one(op: Any) -> None:
     name = op._schema.name.removeprefix("aten::")
-    creates = not any(str(a.type) == "Tensor" for a in op._schema.arguments) or name.startswith(("new_", "bernoulli")) or name.endswith("_like")
-    adjoint = name.endswith("_backward") and any(kind in name for kind in ("avg_pool", "upsample", "pad"))  # whose image has a fixed size
+    creates = (
+        not any(str(a.type) == "Tensor" for a in op._schema.arguments)
+        or name.startswith(("new_", "bernoulli"))
+        or name.endswith("_like")
+    )
+    adjoint = name.endswith("_backward") and any(
+        kind in name for kind in ("avg_pool", "upsample", "pad")
+    )  # whose image has a fixed size
     if not (creates or adjoint or name in NEVER_MIX):
         assert any(not has_truth(sample) for sample in SAMPLES[op])
 

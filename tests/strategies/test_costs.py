@@ -6,17 +6,17 @@ from typing import Any
 
 import pytest
 import torch
+from captured import Captured, captured, rewritten, tensors
 from torch import fx, nn
 from torch.utils.flop_counter import FlopCounterMode
+from zoo_case import squares
 
-from captured import Captured, captured, rewritten, tensors
 from dpcompile.cost.hardware import HARDWARE
 from dpcompile.cost.prices import sizes_of
 from dpcompile.ir.cost import NUMBERS
 from dpcompile.ir.site import Site
 from dpcompile.plan.select import options_of
 from dpcompile.strategies import NORMS, SUMS
-from zoo_case import squares
 
 DENSE = {"linear on sequences": (nn.Linear(5, 3, bias=False), (7, 5)), "linear": (nn.Linear(5, 3, bias=False), (5,))}
 CONVOLUTIONS = {
@@ -74,7 +74,7 @@ def inner_products(site: Site, norm: str, total: str) -> float:
     """What torch counts as matrix products and is priced as other work, since memory limits it: dot products of Gram
     matrices (the norm and its rounding bound), and the weighted sum of gradients that exist."""
     size = sizes_of(site, 3)
-    weighted = total == "reuse" or total == "unfold" and size["G"] > 1
+    weighted = total == "reuse" or (total == "unfold" and size["G"] > 1)
     dots = 4 * size["B"] * size["G"] * size["T"] ** 2 if norm == "gram" else 0.0
     return dots + (2 * size["B"] * size["P"] if weighted else 0.0)
 
@@ -83,7 +83,10 @@ def inner_products(site: Site, norm: str, total: str) -> float:
 def test_prices_are_positive_and_grow_with_the_batch(name: str, norm: str, total: str) -> None:
     site = model_of(name).sites[0]
     prices = [NORMS[norm].cost(site).at(sizes_of(site, size)) for size in (1, 2, 64)]
-    prices = [p + SUMS[total].cost(site.terms[0].contraction).at(sizes_of(site, size)) for p, size in zip(prices, (1, 2, 64), strict=True)]
+    prices = [
+        p + SUMS[total].cost(site.terms[0].contraction).at(sizes_of(site, size))
+        for p, size in zip(prices, (1, 2, 64), strict=True)
+    ]
     for number in NUMBERS:
         one, two, many = (getattr(price, number) for price in prices)
         assert 0 <= one <= two <= many, number

@@ -11,18 +11,18 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, fx
-
 from captured import Captured, captured_case, case_named, tensors
+from oracle import per_example_gradients, relative_error
+from torch import Tensor, fx
+from zoo import LAYERS
+from zoo_calling import CRITERIA
+
 from dpcompile.ir.site import Site
 from dpcompile.ir.verifier import check
 from dpcompile.passes.order import order_nodes
 from dpcompile.strategies import NORMS, SUMS
 from dpcompile.strategies.emitter import Emitter
 from dpcompile.strategies.tail import copied_tail
-from oracle import per_example_gradients, relative_error
-from zoo import LAYERS
-from zoo_calling import CRITERIA
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported")
 CASES = [case.name for case in LAYERS if case not in CRITERIA]
