@@ -19,6 +19,8 @@ def violations(joint: JointGraph) -> list[str]:
         found.append(f"{len(placeholders)} placeholders but {len(joint.inputs)} inputs are described")
     if len(joint.graph.output_node().args[0]) != len(joint.outputs):  # type: ignore[arg-type]
         found.append("the output tuple and its description differ in length")
+    if found:
+        return found  # nothing can be looked up by its role
     if joint.symbol in torch_private.specialised(joint.fakes):  # type: ignore[arg-type]
         found.append("the batch size became fixed")
     placed: set[fx.Node] = set()
