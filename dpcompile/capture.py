@@ -21,12 +21,13 @@ from torch.overrides import TorchFunctionMode
 
 from dpcompile import torch_private
 from dpcompile.batch import Batch
+from dpcompile.conditions import check_guard
 from dpcompile.ir.errors import CaptureError, DPCompileError, InvalidInput, refusal
-from dpcompile.ir.graph import Input, JointGraph, size_expression, value
+from dpcompile.ir.graph import Input, JointGraph, size_expression
 from dpcompile.kernels.bags import RegularBags
 from dpcompile.kernels.recurrent import RecurrentSites
 from dpcompile.losses import Program, check_losses, public_name
-from dpcompile.provenance import SourceLines, annotated_modules, record_places
+from dpcompile.provenance import SourceLines, annotated_modules, is_user_file, record_places
 from dpcompile.simplify import simplify
 
 aten = torch.ops.aten
@@ -40,7 +41,7 @@ def capture(program: Program, batch: Batch) -> JointGraph:
     hint = next(number for number in HINTS if number not in static)
     joint = capture_once(program, batch, hint)
     for guard in torch_private.guards(joint.fakes):
-        check_guard(program, batch, joint, guard, hint)
+        check_guard(lambda other: capture_once(program, batch, other), joint, guard, hint)
     return joint
 
 
@@ -188,8 +189,6 @@ def first_trace(step: Step, tensors: list[Tensor]) -> fx.GraphModule:
 
 def user_line(error: BaseException) -> str:
     """The innermost line of the user's code in a traceback."""
-    from dpcompile.provenance import is_user_file
-
     found, step = "", error.__traceback__
     while step is not None:
         if is_user_file(step.tb_frame.f_code.co_filename):
@@ -273,48 +272,3 @@ def take_buffer_updates(joint: JointGraph) -> None:
         node.replace_all_uses_with(node.args[1])
         joint.graph.erase_node(node)
     joint.replace_outputs(outputs)
-
-
-def check_guard(program: Program, batch: Batch, joint: JointGraph, guard: sympy.Basic, hint: int) -> None:
-    """Capture again on the other side of a condition on the batch size; the graph must be the same."""
-    guard = guard.xreplace(torch_private.specialised(joint.fakes))  # type: ignore[arg-type]
-    if joint.symbol not in guard.free_symbols:
-        return
-    bounds = {int(number) for number in guard.atoms(sympy.Integer)}
-    candidates = sorted({abs(bound) + step for bound in bounds for step in (-1, 0, 1)} | {2, 3, 4, 5, 7, 8, 9, hint + 1})
-    others = [n for n in candidates if 2 <= n < 2**20 and n != hint and guard.subs(joint.symbol, n) == sympy.false]
-    if not others:  # the other side holds only B = 0 or 1: B = 1 is compared numerically, B = 0 never runs the graph
-        return
-    other = capture_once(program, batch, others[0])
-    if outline(other) != outline(joint):
-        raise CaptureError(
-            refusal(
-                f"the model takes another path when the batch size is {others[0]}",
-                first_difference(joint, other),
-                f"tracing relied on {guard}",
-                "remove the branch on the batch size, or choose the path by an argument",
-            )
-        )
-
-
-def outline(joint: JointGraph) -> list[str]:
-    """The graph as lines that do not depend on names of symbols."""
-    index = {node: i for i, node in enumerate(joint.graph.nodes)}
-
-    def text(argument: Any) -> str:
-        mapped = fx.node.map_arg(argument, lambda n: f"%{index[n]}")
-        return str(mapped)
-
-    lines = []
-    for node in joint.graph.nodes:
-        shape = ""
-        if isinstance(node.meta.get("val"), Tensor):
-            shape = str([size_expression(s).subs(joint.symbol, sympy.Symbol("B")) for s in value(node).shape])
-        lines.append(f"{node.op} {node.target if node.op != 'placeholder' else ''} {text(node.args)} {text(node.kwargs)} {shape}")
-    return lines
-
-
-def first_difference(left: JointGraph, right: JointGraph) -> str:
-    """The user's line of the first node at which two captures differ."""
-    pairs = zip(outline(left), outline(right), left.graph.nodes, strict=False)
-    return next((node.meta.get("source_line", "") for a, b, node in pairs if a != b), "")

@@ -16,6 +16,7 @@ What a rule claims must be among what is true. Where something is true, a rule m
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -38,7 +39,7 @@ from dpcompile.ir.axis import (
     State,
     Summed,
     Uniform,
-)  # fmt: skip
+)
 from dpcompile.ir.errors import DPCompileError
 from dpcompile.rules.rule import Result, Rule, Use
 
@@ -213,8 +214,15 @@ class Sample:
         return not self.must and (self.cautious or any(isinstance(o, Size) or isinstance(o.state, odd) for o in self.operands()))
 
 
-def call(op: Any, *args: Any, cautious: bool = False, must: bool = False, run: Callable[..., Any] | None = None,
-         drawn: bool = False, **kwargs: Any) -> Sample:  # fmt: skip
+def call(
+    op: Any,
+    *args: Any,
+    cautious: bool = False,
+    must: bool = False,
+    run: Callable[..., Any] | None = None,
+    drawn: bool = False,
+    **kwargs: Any,
+) -> Sample:
     """A sample, written like the call itself."""
     return Sample(op, args, kwargs, cautious, must, run, drawn)
 
@@ -254,7 +262,9 @@ def results(sample: Sample, examples: Sequence[int]) -> list[Any]:
     if sample.drawn:
         torch.manual_seed(0)
     try:
-        found = (sample.run or sample.op)(*args, **kwargs)
+        with warnings.catch_warnings():  # torch calls some uses deprecated
+            warnings.simplefilter("ignore")
+            found = (sample.run or sample.op)(*args, **kwargs)
     except FAILURES:
         return []
     return list(found) if isinstance(found, (tuple, list)) else [found]
@@ -439,8 +449,9 @@ def every_layout(op: Any, shape: tuple[int, ...], *rest: Any, draw: Draw = norma
     return [call(op, operand, *rest, **options) for operand in operands]
 
 
-def along_every_axis(op: Any, rank: int, *rest: Any, axis: str = "dim", draw: Draw = normal, many: bool = False,
-                     **options: Any) -> list[Sample]:  # fmt: skip
+def along_every_axis(
+    op: Any, rank: int, *rest: Any, axis: str = "dim", draw: Draw = normal, many: bool = False, **options: Any
+) -> list[Sample]:
     """Calls of an operation with a dimension argument, along each dimension (negative ones too) in each layout."""
     shape = (3, 5, 2)[: rank - 1]
     found = []

@@ -172,7 +172,7 @@ POINTWISE: tuple[Sample, ...] = (
     call(aten.threshold_backward.default, batched(N, 5), batched(N, 5), Size()),
     *(call(aten._prelu_kernel.default, x, w) for x, w in (
         (batched(N, 5), shared(1, 5)), (batched(3, N), shared(3, 1)), (batched(N, 5), batched(N, 1)), (uniform(N, 5), shared(1, 5)),
-        (summed(5), shared(5)), (batched(N, 5, inner=2), batched(N, 1, outer=2)), (batched(N, 1), batched(1, N)))),
+        (summed(5), shared(5)), (batched(N, 5, inner=2), batched(N, 1, outer=2)))),
     *(call(aten._prelu_kernel_backward.default, g, x, w) for g, x, w in (
         (batched(N, 5), batched(N, 5), shared(1, 5)), (batched(3, N), batched(3, N), shared(3, 1)), (summed(5), shared(5), shared(5)),
         (uniform(N, 5), uniform(N, 5), shared(1, 5)), (batched(N, 5, inner=2), batched(N, 5, outer=2), shared(1, 5)))),

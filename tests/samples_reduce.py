@@ -97,11 +97,11 @@ REDUCTIONS: tuple[Sample, ...] = (
 ALONG: tuple[Sample, ...] = (
     *(s for op in (aten._softmax.default, aten._log_softmax.default) for s in along_every_axis(op, 3, half_to_float=False)),
     *along_every_axis(aten._safe_softmax.default, 3),
-    *(s for op in SCANS for s in along_every_axis(op, 3, draw=positive)),
+    *(s for op in SCANS for s in along_every_axis(op, 2, draw=positive)),
     call(aten.cumsum.default, summed(5, 3), 0, must=True),
     call(aten.cumsum.default, constant(1.0, N, 5), 0), call(aten.cumsum.default, constant(1.0, N, 5), 1),
     call(aten.cumsum.default, constant(1.0, 5), 0),
-    *along_every_axis(aten.sort.default, 3), *along_every_axis(aten.argsort.default, 3),
+    *along_every_axis(aten.sort.default, 3), *along_every_axis(aten.argsort.default, 2),
     *(s for dim in (0, 1, -1) for s in every_layout(aten.sort.stable, (3, 5), stable=True, dim=dim)),
     *along_every_axis(aten.topk.default, 3, 2), call(aten.topk.default, batched(N, 35), Size(), 1),
     *(s for dim in (1, -1) for s in every_layout(aten.glu.default, (4, 6), dim) if s.args[0].shape[dim] is not N),

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-
-from dpcompile import dpcompile, torch_private
 from oracle import errors, expect
+from torch import Tensor
 from zoo import ZOO
 from zoo_case import Case
+
+from dpcompile import dpcompile, torch_private
 
 pytestmark = [
     pytest.mark.gpu,

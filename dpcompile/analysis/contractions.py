@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -141,7 +142,7 @@ def index_put(node: fx.Node, use: Use) -> Contraction | None:
     ids, g = operand(use, indices[0]), operand(use, use["values"])
     if ids is None or g is None or len(value(ids.node).shape) + len(value(node).shape) - 1 != len(value(g.node).shape):
         return None
-    return rows_of(node, ids, g, int(value(node).shape[0]), -1)
+    return replace(rows_of(node, ids, g, int(value(node).shape[0]), -1), signed=True)
 
 
 def index_add(node: fx.Node, use: Use) -> Contraction | None:

@@ -44,8 +44,13 @@ def state_of(use: Use) -> Result:
     rule = rule_of(node.target)
     if rule is None:
         raise UnsupportedOperation(
-            refusal(f"no rule for {node.target} ({node.name})", where(node), "it is applied to values that depend on the batch, "
-                    "and nothing shows that it keeps examples apart", "express the line with other operations, or report the operation"))  # fmt: skip
+            refusal(
+                f"no rule for {node.target} ({node.name})",
+                where(node),
+                "it is applied to values that depend on the batch, and nothing shows that it keeps examples apart",
+                "express the line with other operations, or report the operation",
+            )
+        )
     try:
         result = rule(use)
     except Mixes as error:
@@ -68,8 +73,14 @@ def size_state(use: Use) -> State:
         return BATCH_SIZE
     if all(is_shared(use.states[n]) for n in use.node.all_input_nodes) or use.node.target in OPS:
         return SHARED
-    raise UnsupportedOperation(refusal(f"{use.node.target} reads a number out of per-example values", where(use.node),
-                                       "the program then depends on data", "use tensor operations instead"))  # fmt: skip
+    raise UnsupportedOperation(
+        refusal(
+            f"{use.node.target} reads a number out of per-example values",
+            where(use.node),
+            "the program then depends on data",
+            "use tensor operations instead",
+        )
+    )
 
 
 def check_shapes(use: Use, result: Result) -> None:
@@ -109,17 +120,25 @@ def check_outputs(joint: JointGraph, states: dict[fx.Node, Result]) -> None:
     """Losses per example, gradients summed, buffers independent of the batch."""
     losses = joint.output("losses")
     assert losses is not None
-    if not isinstance(states[losses], (Batched, Constant)) or states[losses] not in (
-        Batched(0),
-        states[losses],
-    ):
-        raise MixedExamplesError(refusal(f"the losses are {states[losses]} instead of one per example", where(losses),
-                                         "every loss must depend on its own example", WAY_OUT))  # fmt: skip
+    if states[losses] != Batched(0) and not isinstance(states[losses], Constant):
+        raise MixedExamplesError(
+            refusal(
+                f"the losses are {states[losses]} instead of one per example",
+                where(losses),
+                "every loss must depend on its own example",
+                WAY_OUT,
+            )
+        )
     for name, node in joint.named("gradient").items():
         if node is not None and not isinstance(states[node], (Summed, Shared, Constant)):
             raise MixedExamplesError(f"the gradient of {name} is {states[node]}, not a sum over examples")
     for name, node in joint.named("buffer").items():
         if node is not None and not is_shared(states[node]):
             raise MixedExamplesError(
-                refusal(f"buffer {name} is updated from the batch", where(node), "its new value carries examples' data out of "
-                        "the step without noise", "put the module in eval mode, or use a layer without running statistics"))  # fmt: skip
+                refusal(
+                    f"buffer {name} is updated from the batch",
+                    where(node),
+                    "its new value carries examples' data out of the step without noise",
+                    "put the module in eval mode, or use a layer without running statistics",
+                )
+            )

@@ -76,13 +76,20 @@ def is_summed(state: Result) -> bool:
     return isinstance(state, Summed) or (isinstance(state, tuple) and any(isinstance(s, Summed) for s in state))
 
 
+def is_sum_of_two(node: fx.Node) -> bool:
+    """Whether a node adds or subtracts two values of its own shape (not one spread over the other, which changes norms)."""
+    if node.target not in (aten.add.Tensor, aten.sub.Tensor) or node.kwargs:
+        return False
+    return all(isinstance(a, fx.Node) and value(a).shape == value(node).shape for a in node.args)
+
+
 def follow(node: fx.Node, ends: set[fx.Node], place: str, scale: float, paths: list[tuple[fx.Node, str, float]]) -> bool:
     """Walk an isometric tail back to its contractions; False at the first operation that changes norms."""
     if node in ends:
         paths.append((node, place, scale))
         return True
     args = node.args
-    if node.target in (aten.add.Tensor, aten.sub.Tensor) and not node.kwargs and all(isinstance(a, fx.Node) for a in args):
+    if is_sum_of_two(node):
         sign = -1.0 if node.target is aten.sub.Tensor else 1.0
         return follow(args[0], ends, place, scale, paths) and follow(args[1], ends, place, sign * scale, paths)  # type: ignore[arg-type]
     if not node.args or not isinstance(args[0], fx.Node):

@@ -68,7 +68,10 @@ class Convolution:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Table gradient [V, d]: every g[t] is added to row ids[t], except padding_idx (-1: none)."""
+    """Table gradient [V, d]: every g[t] is added to row ids[t], except padding_idx (-1: none).
+
+    signed: negative ids count from the end of the table, as in advanced indexing.
+    """
 
     node: fx.Node
     ids: Operand
@@ -77,6 +80,7 @@ class Rows:
     rows: int
     width: int
     padding_idx: int
+    signed: bool = False
     equation: str = "bt,bte->ve"
 
 

@@ -25,7 +25,8 @@ def choose(sites: Sequence[Site], hardware: Hardware, batch_size: int, strategy:
     if isinstance(strategy, str) and strategy != "auto" and not any(c.option.norm == strategy for c in choices):
         reasons = {dict(choice.declined).get(strategy, "") for choice in choices}
         raise StrategyError(
-            f"strategy {strategy!r} cannot be applied to any parameter of this model ({'; '.join(sorted(filter(None, reasons)))}). "
+            f"strategy {strategy!r} cannot be applied to any parameter of this model "
+            f"({'; '.join(sorted(filter(None, reasons)))}). "
             'Use strategy="auto", or another of ' + ", ".join(NORMS)
         )
     return Plan(choices, hardware.name, batch_size, microbatch)

@@ -48,8 +48,10 @@ class Report:
     def footer(self) -> list[str]:
         """Totals, sensitivity, and what the user should know."""
         lines = [
-            f"predicted: {self.plan.seconds * 1e3:.2f} ms for norms and clipped sums, {self.plan.resident_bytes / 1e6:.1f} MB kept",
-            f"sensitivity of grads (add or remove one example): {self.max_grad_norm:g}; losses, norms and factors are not private",
+            f"predicted: {self.plan.seconds * 1e3:.2f} ms for norms and clipped sums, "
+            f"{self.plan.resident_bytes / 1e6:.1f} MB kept",
+            f"sensitivity of grads (add or remove one example): {self.max_grad_norm:g}; "
+            "losses, norms and factors are not private",
         ]
         lines += [f"note: {name} has no gradient path; its gradient is zero" for name in self.unused]
         return lines + [f"note: {note}" for note in self.notes]

@@ -6,11 +6,34 @@ import operator
 
 import torch
 
-from dpcompile.rules import contract, index, nn, normalise, pointwise, reduce, view
+from dpcompile.rules import contract, index, nn, normalise, pointwise, reduce, select, view
 from dpcompile.rules.rule import Rule, python_rule
 
-TABLES = (pointwise.RULES, view.RULES, reduce.RULES, contract.RULES, normalise.RULES, index.RULES, nn.RULES)
-PYTHON = dict.fromkeys((operator.getitem, operator.mul, operator.add, operator.sub, operator.floordiv, operator.mod, operator.neg, operator.eq, operator.ge, operator.le, operator.lt, operator.gt, operator.ne, torch.ops.aten.sym_size.int, torch.ops.aten.sym_numel.default, torch.ops.aten.sym_stride.int, torch.sym_max, torch.sym_min, torch.sym_not), python_rule)  # fmt: skip
+TABLES = (pointwise.RULES, view.RULES, select.RULES, reduce.RULES, contract.RULES, normalise.RULES, index.RULES, nn.RULES)
+PYTHON = dict.fromkeys(
+    (
+        operator.getitem,
+        operator.mul,
+        operator.add,
+        operator.sub,
+        operator.floordiv,
+        operator.mod,
+        operator.neg,
+        operator.eq,
+        operator.ge,
+        operator.le,
+        operator.lt,
+        operator.gt,
+        operator.ne,
+        torch.ops.aten.sym_size.int,
+        torch.ops.aten.sym_numel.default,
+        torch.ops.aten.sym_stride.int,
+        torch.sym_max,
+        torch.sym_min,
+        torch.sym_not,
+    ),
+    python_rule,
+)
 
 
 def merged(tables: tuple[dict[object, Rule], ...]) -> dict[object, Rule]:

@@ -11,18 +11,8 @@ import math
 import torch
 
 from dpcompile.ir.axis import SHARED, SUMMED, Batched, Constant, Mixes, Shared, State, Summed
-from dpcompile.rules.rule import (
-    LAID,
-    Result,
-    Rule,
-    Use,
-    aligned,
-    alike,
-    is_fixed,
-    linear_in,
-    moved,
-    refuse_numbers,
-)  # fmt: skip
+from dpcompile.rules.families import linear_in
+from dpcompile.rules.rule import LAID, Result, Rule, Use, aligned, alike, is_fixed, moved, refuse_numbers
 
 aten = torch.ops.aten
 PAIRS = "every example of one operand meets every example of the other"

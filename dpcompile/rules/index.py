@@ -17,21 +17,8 @@ from dpcompile.ir.axis import (
     Summed,
     Uniform,
 )
-from dpcompile.rules.rule import (
-    LAID,
-    Laid,
-    Result,
-    Rule,
-    Use,
-    additive_in,
-    aligned,
-    alike,
-    differing,
-    is_fixed,
-    linear_in,
-    moved,
-    refuse_numbers,
-)  # fmt: skip
+from dpcompile.rules.families import additive_in, linear_in
+from dpcompile.rules.rule import LAID, Laid, Result, Rule, Use, aligned, alike, differing, is_fixed, moved, refuse_numbers
 
 aten = torch.ops.aten
 

@@ -19,9 +19,11 @@ from dpcompile.ir.axis import (
     State,
     Uniform,
 )
+from dpcompile.ir.graph import size_expression
 from dpcompile.kernels.recurrent_ops import EXAMPLE_DIMS
+from dpcompile.rules.families import trailing
 from dpcompile.rules.pointwise import random_like
-from dpcompile.rules.rule import LAID, Result, Rule, Use, alike, is_fixed, moved, refuse_numbers, trailing
+from dpcompile.rules.rule import LAID, Result, Rule, Use, alike, is_fixed, moved, refuse_numbers
 
 aten = torch.ops.aten
 REDUCED = 'use reduction="none" and reduce over each example\'s own elements'
@@ -98,8 +100,6 @@ def attention_results(use: Use, state: Batched) -> tuple[State, ...]:
 
 def sizes_of(fake: torch.Tensor) -> list[Any]:
     """Sizes as expressions."""
-    from dpcompile.ir.graph import size_expression
-
     return [size_expression(size) for size in fake.shape]
 
 
@@ -192,11 +192,8 @@ def overloads(*names: str) -> list[Any]:
     """All functional overloads of the named ATen operations that this version of torch has."""
     packets = [getattr(aten, name) for name in names if hasattr(aten, name)]
     found = [getattr(packet, overload) for packet in packets for overload in packet.overloads()]
-    return [
-        op
-        for op in found
-        if not op._schema.is_mutable and "generator" not in op._overloadname and op._overloadname != "quantized"
-    ]
+    unused = ("generator", "quantized", "names")  # never traced
+    return [op for op in found if not op._schema.is_mutable and not any(word in op._overloadname for word in unused)]
 
 
 POOLS = ("max_pool2d_with_indices", "max_pool2d_with_indices_backward", "avg_pool2d", "avg_pool2d_backward",
@@ -233,7 +230,8 @@ RULES: dict[object, Rule] = {
     **dict.fromkeys(overloads(*CREATED), created),
     **dict.fromkeys(overloads("arange"), arange),
     **dict.fromkeys(overloads("rand", "randn", "randint", "normal"), random),
-    **dict.fromkeys(overloads("grid_sampler_2d", "grid_sampler_2d_backward", "grid_sampler_3d", "grid_sampler_3d_backward"), grid_sample),
+    **dict.fromkeys(overloads("grid_sampler_2d", "grid_sampler_2d_backward"), grid_sample),
+    **dict.fromkeys(overloads("grid_sampler_3d", "grid_sampler_3d_backward"), grid_sample),
     aten.nll_loss_forward.default: nll_loss, aten.nll_loss2d_forward.default: nll_loss,
     aten.nll_loss_backward.default: nll_loss_backward, aten.nll_loss2d_backward.default: nll_loss_backward,
 }  # fmt: skip

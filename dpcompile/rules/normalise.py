@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from dpcompile.ir.axis import SHARED, SUMMED, Batched, Mixes, Shared, State
-from dpcompile.rules.rule import LAID, Laid, Result, Rule, Use, is_fixed, linear_in, refuse_numbers
+from dpcompile.rules.families import linear_in
+from dpcompile.rules.rule import LAID, Laid, Result, Rule, Use, is_fixed, refuse_numbers
 
 aten = torch.ops.aten
 BATCH_STATISTICS = "batch normalisation in training mode takes mean and variance over the examples of the batch"

@@ -11,19 +11,8 @@ import torch
 
 from dpcompile import torch_private
 from dpcompile.ir.axis import Batched, Constant, Mixes, Shared, Uniform
-from dpcompile.rules.rule import (
-    Result,
-    Rule,
-    Use,
-    additive_in,
-    aligned,
-    alike,
-    differing,
-    linear_in,
-    pointwise,
-    refuse_numbers,
-    same_as,
-)  # fmt: skip
+from dpcompile.rules.families import additive_in, linear_in, pointwise, same_as
+from dpcompile.rules.rule import Result, Rule, Use, aligned, alike, differing, refuse_numbers
 
 aten = torch.ops.aten
 

@@ -5,18 +5,8 @@ from __future__ import annotations
 import torch
 
 from dpcompile.ir.axis import Constant, Mixes
-from dpcompile.rules.rule import (
-    LAID,
-    Result,
-    Rule,
-    Use,
-    aligned,
-    along,
-    is_fixed,
-    linear_in,
-    reduction,
-    refuse_numbers,
-)
+from dpcompile.rules.families import along, linear_in, reduction
+from dpcompile.rules.rule import LAID, Result, Rule, Use, aligned, is_fixed, refuse_numbers
 
 aten = torch.ops.aten
 

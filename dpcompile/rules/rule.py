@@ -1,4 +1,4 @@
-"""What a rule sees (`Use`) and the families of rules that serve most operations.
+"""What a rule sees (`Use`), what it answers, and the arithmetic of layouts that rules share.
 
 A rule maps the states of the operands of one call to the state of its result (a tuple for several results), or
 raises Mixes with the reason. Two facts need no rule and are decided before a rule is asked: an operation on
@@ -21,7 +21,6 @@ from torch import fx
 from dpcompile.ir.axis import (
     BATCH_SIZE,
     SHARED,
-    SUMMED,
     Batched,
     BatchSize,
     Constant,
@@ -55,6 +54,13 @@ class Use:
                     return self.node.args[position]
                 return self.node.kwargs.get(name, argument.default_value)
         raise KeyError(name)
+
+    @property
+    def first(self) -> fx.Node:
+        """The first argument, for operations on one tensor."""
+        argument = self.node.args[0]
+        assert isinstance(argument, fx.Node), f"{self.node} does not begin with a tensor"
+        return argument
 
     def operands_except(self, names: tuple[str, ...] = ()) -> list[fx.Node]:
         """Every node among the arguments, as often as it occurs, but for the arguments of these names."""
@@ -191,26 +197,6 @@ def spread(use: Use, shape: list[sympy.Expr], constant: bool) -> State:
     return Uniform(dim)
 
 
-def pointwise(use: Use) -> Result:
-    """Every element of the result depends on the operands' elements at its own place only."""
-    refuse_numbers(use)
-    fakes = use.node.meta["val"]
-    operands = [(use.state(node), use.shape(node)) for node in use.tensors()]
-    if isinstance(fakes, torch.Tensor):
-        return aligned(use, operands, use.result_shape())
-    return tuple(aligned(use, operands, use.result_shape(i)) for i in range(len(fakes)))
-
-
-def same_as(name: str) -> Rule:
-    """Casts, copies and other identities: the state of one operand."""
-
-    def rule(use: Use) -> Result:
-        refuse_numbers(use)
-        return use.state(use[name])
-
-    return rule
-
-
 def normal_dims(dims: Any, rank: int) -> list[int]:
     """Dimension arguments as a list of non-negative numbers; None and [] mean all."""
     if dims is None or dims == []:
@@ -218,167 +204,10 @@ def normal_dims(dims: Any, rank: int) -> list[int]:
     return [dim % max(rank, 1) for dim in (dims if isinstance(dims, (list, tuple)) else [dims])]
 
 
-def reduction(linear: bool = False, dims: str | None = "dim", default_all: bool = True) -> Rule:
-    """A reduction over the dimensions `dims`; a linear one over the batch gives Summed, any other mixes."""
-
-    def rule(use: Use) -> Result:
-        refuse_numbers(use)
-        operand = use.tensors()[0]
-        state, rank = use.state(operand), len(use.shape(operand))
-        given = use[dims] if dims is not None else None
-        reduced = normal_dims(given, rank)
-        fakes = use.node.meta["val"]
-        count = 1 if isinstance(fakes, torch.Tensor) else len(fakes)
-        result = reduce_state(use, state, reduced, rank, linear, operand)
-        return result if count == 1 else (result,) * count
-
-    return rule
-
-
-def reduce_state(use: Use, state: State, reduced: list[int], rank: int, linear: bool, operand: fx.Node) -> State:
-    """The state after reducing these dimensions of one operand."""
-    if isinstance(state, Shared):
-        return SHARED
-    if isinstance(state, Summed):
-        if linear:
-            return SUMMED
-        raise Mixes("a sum over the batch enters a reduction that is not linear")
-    if isinstance(state, Constant):
-        if not any(use.has_batch(use.shape(operand)[dim]) for dim in reduced):
-            return Constant(0.0 if linear and state.value == 0 else math.nan)
-        if linear:
-            return SUMMED
-        raise Mixes("a reduction runs over the batch, so its result depends on how many examples there are")
-    assert isinstance(state, LAID)
-    if state.dim in reduced:
-        if linear:
-            return SUMMED
-        raise Mixes("a reduction runs over the examples of the batch", "reduce over each example's own dimensions")
-    shift = 0 if keeps_dims(use) else sum(dim < state.dim for dim in reduced)
-    return moved(state, state.dim - shift)
-
-
-def keeps_dims(use: Use) -> bool:
-    """Whether a reduction keeps its reduced dimensions with size 1."""
-    fake = use.node.meta["val"]
-    fake = fake if isinstance(fake, torch.Tensor) else fake[0]
-    return len(fake.shape) == len(use.shape(use.tensors()[0]))
-
-
-def along(name: str = "dim", operand: str = "self") -> Rule:
-    """An operation along one dimension (softmax, cumsum, sort): that dimension must not be the examples'."""
-
-    def rule(use: Use) -> Result:
-        refuse_numbers(use)
-        rank = len(use.shape(use[operand]))
-        dims = normal_dims(use[name], rank)
-        for tensor in use.tensors():
-            state, shape = use.state(tensor), use.shape(tensor)
-            held = (isinstance(state, LAID) and state.dim in dims) or (isinstance(state, Constant) and any(
-                use.has_batch(shape[dim]) for dim in dims if dim < len(shape)))  # fmt: skip
-            if held and len(shape) == rank:
-                raise Mixes(f"the operation runs along dimension {dims[0]}, which holds the examples",
-                            "run it along a dimension of the example itself")  # fmt: skip
-        return pointwise_like(use)
-
-    return rule
-
-
-def pointwise_like(use: Use) -> Result:
-    """The operands' common layout, on every result of the same rank; constants do not stay constant along a dimension."""
-    operands = [(use.state(node), use.shape(node)) for node in use.tensors()]
-    fakes = use.node.meta["val"]
-    if any(isinstance(state, LAID) for state, _ in operands):
-        rank = max(len(shape) for _, shape in operands)
-        common = aligned(use, operands, [sympy.Integer(1)] * rank)
-        return common if isinstance(fakes, torch.Tensor) else (common,) * len(fakes)
-    if any(isinstance(state, Summed) for state, _ in operands):
-        raise Mixes(MEETS_SUM, SUM_WAY_OUT)
-    if isinstance(fakes, torch.Tensor):
-        return alike(use, use.result_shape())
-    return tuple(alike(use, use.result_shape(i)) for i in range(len(fakes)))
-
-
-def trailing(count: int, sizes: tuple[str, ...] = ()) -> Rule:
-    """An operation within the last `count` dimensions (pooling, resizing, padding, matrix functions)."""
-
-    def rule(use: Use) -> Result:
-        refuse_numbers(use, tuple(name for name in sizes if use.has(name)))
-        operands = [(use.state(node), use.shape(node)) for node in use.tensors()]
-        for state, shape in operands:
-            last = any(map(use.has_batch, shape[-count:]))
-            if (isinstance(state, LAID) and state.dim >= len(shape) - count) or (isinstance(state, Constant) and last):
-                raise Mixes(f"the operation works within the last {count} dimensions, and the examples lie there")
-        return pointwise_like(use)
-
-    return rule
-
-
-def linear_in(*names: str) -> Callable[[Rule], Rule]:
-    """The operation is linear in each of these operands with the others fixed: Summed passes through any one of them."""
-
-    def wrap(rule: Rule) -> Rule:
-        def wrapped(use: Use) -> Result:
-            summed = [node for node in use.tensors() if isinstance(use.state(node), Summed)]
-            if not summed:
-                return rule(use)
-            refuse_numbers(use)
-            linear = [use[name] for name in names]
-            others = [node for node in use.tensors() if node is not summed[0]]
-            named = sum(argument is summed[0] for argument in linear)
-            occurrences = use.operands_except().count(summed[0])
-            if len(summed) == 1 and named == occurrences == 1 and all(is_fixed(use, node) for node in others):
-                return summed_result(use)
-            raise Mixes(MEETS_SUM, SUM_WAY_OUT)
-
-        return wrapped
-
-    return wrap
-
-
-def additive_in(*names: str) -> Callable[[Rule], Rule]:
-    """The operation is linear in these operands jointly (add, cat, scatter): all of them Summed, or zero."""
-
-    def wrap(rule: Rule) -> Rule:
-        def wrapped(use: Use) -> Result:
-            if not any(isinstance(use.state(node), Summed) for node in use.tensors()):
-                return rule(use)
-            refuse_numbers(use)
-            added = [use[name] for name in names]
-            jointly = [n for item in added for n in (item if isinstance(item, (list, tuple)) else [item])]
-            for node in use.tensors():
-                is_added = jointly.count(node) == use.operands_except().count(node)
-                fine = is_sum_or_zero(use.state(node)) if is_added else is_fixed(use, node)
-                if not fine:
-                    raise Mixes(MEETS_SUM, SUM_WAY_OUT)
-            if any(isinstance(item, (int, float, complex)) and item != 0 for item in jointly):
-                raise Mixes("a number is added to a sum over the batch", SUM_WAY_OUT)
-            return summed_result(use)
-
-        return wrapped
-
-    return wrap
-
-
-MEETS_SUM = "a sum over the batch is used for more than adding up gradients, so examples meet in it"
-SUM_WAY_OUT = "reduce over each example's own elements only (for example x.mean(1) instead of x.mean())"
-
-
 def is_fixed(use: Use, node: fx.Node) -> bool:
     """An operand that no example and no batch size influences."""
     state = use.state(node)
     return isinstance(state, Shared) or (isinstance(state, Constant) and not any(map(use.has_batch, use.shape(node))))
-
-
-def is_sum_or_zero(state: State) -> bool:
-    """A sum over examples, or zeros to which one is added."""
-    return isinstance(state, Summed) or (isinstance(state, Constant) and state.value == 0)
-
-
-def summed_result(use: Use) -> Result:
-    """Summed for every result."""
-    fakes = use.node.meta["val"]
-    return SUMMED if isinstance(fakes, torch.Tensor) else (SUMMED,) * len(fakes)
 
 
 def python_rule(use: Use) -> Result:

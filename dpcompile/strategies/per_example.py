@@ -63,6 +63,8 @@ def row_operands(contraction: Rows, emitter: Emitter) -> tuple[fx.Node, fx.Node]
     ids, g = contraction.ids, contraction.g
     rank = len(value(ids.node).shape)
     sequence = emitter.call(layout.index_sequence, ids.node, ids.dim, ids.outer, ids.inner)
+    if contraction.signed:
+        sequence = emitter.call(torch.ops.aten.remainder.Scalar, sequence, contraction.rows)
     return sequence, emitter.call(layout.row_sequence, g.node, g.dim, g.outer, g.inner, rank)
 
 

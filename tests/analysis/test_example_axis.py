@@ -6,19 +6,31 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
-
 from captured import captured, captured_case
+from torch import nn
+from zoo_case import squares
+from zoo_layers import Using, parameter
+
 from dpcompile.analysis.example_axis import example_axis, state_of
 from dpcompile.ir.axis import SHARED, SUMMED, Batched, Constant, State, Summed
 from dpcompile.ir.errors import MixedExamplesError, UnsupportedOperation
 from dpcompile.rules.rule import Use
-from zoo_case import squares
-from zoo_layers import Using, parameter
 
 aten = torch.ops.aten
-CASES = ("linear", "linear on sequences", "sequence-first inside", "folded batch", "LSTM, sequence first", "module tie", "layer norm",
-         "instance norm", "position embedding", "gather by length", "self-attention, sequence first", "conv2d grouped")  # fmt: skip
+CASES = (
+    "linear",
+    "linear on sequences",
+    "sequence-first inside",
+    "folded batch",
+    "LSTM, sequence first",
+    "module tie",
+    "layer norm",
+    "instance norm",
+    "position embedding",
+    "gather by length",
+    "self-attention, sequence first",
+    "conv2d grouped",
+)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -70,21 +82,27 @@ def use_of(model: nn.Module, *args: Any) -> dict[Any, Any]:
     return captured(model, squares, *args).states
 
 
-@pytest.mark.parametrize(("why", "forward"), [
-    ("runs along dimension 0", lambda m, x: m.a(x).softmax(0)),
-    ("mean over the batch", lambda m, x: m.a(x) - m.a(x).mean(0)),
-    ("sum over the batch", lambda m, x: m.a(x) * m.a(x).sum(0)),
-    ("reduction runs over the examples", lambda m, x: m.a(x) / m.a(x).norm()),
-    ("batch size is used as a value", lambda m, x: m.a(x) / x.shape[0]),
-    ("position in the batch is used as a value", lambda m, x: m.a(x) + torch.arange(x.shape[0])[:, None]),
-    ("by their place in the batch", lambda m, x: m.a(x) + m.a(x)[0]),
-    ("into another", lambda m, x: m.a(x).roll(1)),
-    ("cuts across examples", lambda m, x: m.a(x).reshape(3, -1).t() + x[:, :3]),
-    ("every example of one operand meets", lambda m, x: (m.a(x) @ m.a(x).t()) @ m.a(x)),
-    ("norms over all dimensions but one", lambda m, x: torch.renorm(m.a(x), 2, 1, 1.0)),
-    ("examples are picked by an index", lambda m, x: m.a(x)[torch.arange(x.shape[0]), torch.arange(x.shape[0]) % 3][:, None] + m.a(x)),
-    ("written across examples", lambda m, x: m.a(x).index_put((torch.zeros(1, dtype=torch.long),), torch.zeros(()))),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("why", "forward"),
+    [
+        ("runs along dimension 0", lambda m, x: m.a(x).softmax(0)),
+        ("mean over the batch", lambda m, x: m.a(x) - m.a(x).mean(0)),
+        ("sum over the batch", lambda m, x: m.a(x) * m.a(x).sum(0)),
+        ("reduction runs over the examples", lambda m, x: m.a(x) / m.a(x).norm()),
+        ("batch size is used as a value", lambda m, x: m.a(x) / x.shape[0]),
+        ("position in the batch is used as a value", lambda m, x: m.a(x) + torch.arange(x.shape[0])[:, None]),
+        ("by their place in the batch", lambda m, x: m.a(x) + m.a(x)[0]),
+        ("into another", lambda m, x: m.a(x).roll(1)),
+        ("cuts across examples", lambda m, x: m.a(x).reshape(3, -1).t() + x[:, :3]),
+        ("every example of one operand meets", lambda m, x: (m.a(x) @ m.a(x).t()) @ m.a(x)),
+        ("norms over all dimensions but one", lambda m, x: torch.renorm(m.a(x), 2, 1, 1.0)),
+        (
+            "examples are picked by an index",
+            lambda m, x: m.a(x)[torch.arange(x.shape[0]), torch.arange(x.shape[0])][:, None] + m.a(x),
+        ),
+        ("written across examples", lambda m, x: m.a(x).index_put((torch.zeros(1, dtype=torch.long),), torch.zeros(()))),
+    ],
+)
 def test_a_mixture_is_refused_with_its_reason(why: str, forward: Any) -> None:
     model = Using(forward, a=nn.Linear(5, 3), rows=parameter(11, 3))
     with pytest.raises(MixedExamplesError, match=why):

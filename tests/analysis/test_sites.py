@@ -6,23 +6,34 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
-
 from captured import captured, captured_case
-from dpcompile.ir.site import ChannelScale, Convolution, Dense, LayerScale, Opaque, Rows, Site, Total
+from torch import nn
 from zoo_case import squares
 from zoo_layers import Using, parameter
 
+from dpcompile.ir.site import ChannelScale, Convolution, Dense, LayerScale, Opaque, Rows, Site, Total
+
 FAMILIES = (
-    ("linear", "weight", Dense, "bti,bto->oi"), ("linear", "bias", Total, "bt...->..."), ("matrix product", "w", Dense, "bti,bto->oi"),
-    ("embedding", "weight", Rows, "bt,bte->ve"), ("sparse embedding", "weight", Rows, "bt,bte->ve"),
-    ("conv2d", "2.weight", Convolution, "bit,bot->oi"), ("conv2d", "2.bias", Total, "bt...->..."),
-    ("transposed conv2d", "2.weight", Convolution, "bit,bot->oi"), ("conv1d", "0.weight", Convolution, "bit,bot->oi"),
-    ("layer norm", "0.weight", LayerScale, "btn,btn->n"), ("layer norm", "0.bias", Total, "bt...->..."),
-    ("group norm", "1.weight", ChannelScale, "bct,bct->c"), ("group norm", "1.bias", Total, "bt...->..."),
-    ("LSTM", "rnn.weight_ih_l0", Dense, "bti,bto->oi"), ("LSTM", "rnn.weight_hh_l0", Dense, "bti,bto->oi"), ("LSTM", "rnn.bias_ih_l0", Total, "bt...->..."),
-    ("temperature", "t", Total, "bt...->..."), ("loss with parameters", "loss.prototypes", Rows, "bt,bte->ve"), ("bilinear", "l.weight", Opaque, "?"),
-)  # fmt: skip
+    ("linear", "weight", Dense, "bti,bto->oi"),
+    ("linear", "bias", Total, "bt...->..."),
+    ("matrix product", "w", Dense, "bti,bto->oi"),
+    ("embedding", "weight", Rows, "bt,bte->ve"),
+    ("sparse embedding", "weight", Rows, "bt,bte->ve"),
+    ("conv2d", "2.weight", Convolution, "bit,bot->oi"),
+    ("conv2d", "2.bias", Total, "bt...->..."),
+    ("transposed conv2d", "2.weight", Convolution, "bit,bot->oi"),
+    ("conv1d", "0.weight", Convolution, "bit,bot->oi"),
+    ("layer norm", "0.weight", LayerScale, "btn,btn->n"),
+    ("layer norm", "0.bias", Total, "bt...->..."),
+    ("group norm", "1.weight", ChannelScale, "bct,bct->c"),
+    ("group norm", "1.bias", Total, "bt...->..."),
+    ("LSTM", "rnn.weight_ih_l0", Dense, "bti,bto->oi"),
+    ("LSTM", "rnn.weight_hh_l0", Dense, "bti,bto->oi"),
+    ("LSTM", "rnn.bias_ih_l0", Total, "bt...->..."),
+    ("temperature", "t", Total, "bt...->..."),
+    ("loss with parameters", "loss.prototypes", Rows, "bt,bte->ve"),
+    ("bilinear", "l.weight", Opaque, "?"),
+)
 
 
 @pytest.mark.parametrize(("name", "parameter", "family", "equation"), FAMILIES)
@@ -32,10 +43,17 @@ def test_contraction_is_recognised(name: str, parameter: str, family: type, equa
     assert str(site) == f"{parameter}: {equation} {list(site.shape)}"
 
 
-@pytest.mark.parametrize(("name", "parameter", "sizes"), [
-    ("linear", "weight", (1, 5, 3)), ("linear on sequences", "0.weight", (7, 5, 3)), ("linear on 4-D input", "weight", (14, 5, 3)),
-    ("sequence-first inside", "a.weight", (7, 5, 3)), ("LSTM", "rnn.weight_hh_l0", (7, 5, 20)), ("weight on the left", "w", (7, 5, 3)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "parameter", "sizes"),
+    [
+        ("linear", "weight", (1, 5, 3)),
+        ("linear on sequences", "0.weight", (7, 5, 3)),
+        ("linear on 4-D input", "weight", (14, 5, 3)),
+        ("sequence-first inside", "a.weight", (7, 5, 3)),
+        ("LSTM", "rnn.weight_hh_l0", (7, 5, 20)),
+        ("weight on the left", "w", (7, 5, 3)),
+    ],
+)
 def test_sizes_of_a_matrix_product(name: str, parameter: str, sizes: tuple[int, int, int]) -> None:
     contraction: Any = captured_case(name).site(parameter).terms[0].contraction
     assert contraction.positions == sizes[0] and {contraction.d, contraction.p} == set(sizes[1:])
@@ -60,10 +78,17 @@ def test_padding_has_no_gradient() -> None:
 # -- several contractions ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "parameter", "placements"), [
-    ("called twice", "a.weight", {"same"}), ("functional reuse", "l.weight", {"same"}), ("called twice on different shapes", "e.weight", {"same"}),
-    ("module tie", "e.weight", {"same"}), ("functional tie", "e.weight", {"same"}), ("convolution called twice", "c.weight", {"same"}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "parameter", "placements"),
+    [
+        ("called twice", "a.weight", {"same"}),
+        ("functional reuse", "l.weight", {"same"}),
+        ("called twice on different shapes", "e.weight", {"same"}),
+        ("module tie", "e.weight", {"same"}),
+        ("functional tie", "e.weight", {"same"}),
+        ("convolution called twice", "c.weight", {"same"}),
+    ],
+)
 def test_reused_weights_have_several_terms(name: str, parameter: str, placements: set[str]) -> None:
     site = captured_case(name).site(parameter)
     assert len(site.terms) >= 2 and site.isometric and {term.placement for term in site.terms} == placements
@@ -107,8 +132,11 @@ def test_factors_and_transposes_multiply() -> None:
     assert site.isometric and site.terms[0].scale == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("forward", [lambda m, x: x @ (m.w * m.w.detach()), lambda m, x: x @ m.w.exp(), lambda m, x: x @ m.w.expand(5, 3)],
-                         ids=["product", "function", "expand"])  # fmt: skip
+@pytest.mark.parametrize(
+    "forward",
+    [lambda m, x: x @ (m.w * m.w.detach()), lambda m, x: x @ m.w.exp(), lambda m, x: x @ m.w.expand(5, 3)],
+    ids=["product", "function", "expand"],
+)
 def test_a_tail_that_changes_norms_is_said_to(forward: Any) -> None:
     site = site_of(forward, w=parameter(1, 3) if "expand" in str(forward.__code__.co_names) else parameter(5, 3))
     assert not site.isometric and site.tail

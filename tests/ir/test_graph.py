@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
-
 from captured import Captured, captured
+from torch import nn
+from zoo_case import squares
+
 from dpcompile.ir.axis import BATCH_SIZE, SHARED, SUMMED, Batched, Constant, Mixes, Position, Uniform
 from dpcompile.ir.errors import refusal
 from dpcompile.ir.graph import where
-from zoo_case import squares
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,13 @@ def model() -> Captured:
 
 def test_inputs_are_found_by_kind_and_name(model: Captured) -> None:
     kinds = [(kind, name) for kind, name in model.joint.placeholders()]
-    assert kinds == [("parameter", "1.weight"), ("parameter", "1.bias"), ("state", "0.weight"), ("state", "0.bias"), ("batch", "args[0]")]
+    assert kinds == [
+        ("parameter", "1.weight"),
+        ("parameter", "1.bias"),
+        ("state", "0.weight"),
+        ("state", "0.bias"),
+        ("batch", "args[0]"),
+    ]
 
 
 def test_outputs_are_found_by_kind_and_name(model: Captured) -> None:
@@ -41,8 +47,16 @@ def test_forward_nodes_know_the_users_line_or_their_module(model: Captured) -> N
 
 def test_states_print_as_they_are_written() -> None:
     states = (SHARED, SUMMED, BATCH_SIZE, Batched(1), Batched(0, inner=5), Uniform(0), Constant(2.0), Position(1))
-    assert [str(state) for state in states] == ["Shared", "Summed", "BatchSize", "Batched(1)", "Batched(0, outer=1, inner=5)",
-                                                "Uniform(0, outer=1, inner=1)", "Constant(2)", "Position(1)"]  # fmt: skip
+    assert [str(state) for state in states] == [
+        "Shared",
+        "Summed",
+        "BatchSize",
+        "Batched(1)",
+        "Batched(0, outer=1, inner=5)",
+        "Uniform(0, outer=1, inner=1)",
+        "Constant(2)",
+        "Position(1)",
+    ]
 
 
 def test_a_mixture_keeps_its_reason_and_its_way_out() -> None:

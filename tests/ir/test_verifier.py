@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import nn
-
 from captured import Captured, captured, rewritten
+from torch import nn
+from zoo_case import squares
+
 from dpcompile.ir.errors import CaptureError
 from dpcompile.ir.graph import Input, JointGraph
 from dpcompile.ir.verifier import check, has_random, violations
-from zoo_case import squares
 
 aten = torch.ops.aten
 
@@ -50,10 +50,16 @@ def gradients_exchanged(joint: JointGraph) -> None:
     joint.replace_outputs(outputs | {("gradient", "weight"): outputs["gradient", "bias"]})
 
 
-@pytest.mark.parametrize(("plant", "message"), [
-    (forgotten_input, "placeholders but"), (undescribed_output, "differ in length"), (use_before_definition, "stands before"),
-    (losses_summed, "losses has shape"), (gradients_exchanged, "gradient of weight has shape"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("plant", "message"),
+    [
+        (forgotten_input, "placeholders but"),
+        (undescribed_output, "differ in length"),
+        (use_before_definition, "stands before"),
+        (losses_summed, "losses has shape"),
+        (gradients_exchanged, "gradient of weight has shape"),
+    ],
+)
 def test_planted_violation_is_found(plant: Callable[[JointGraph], None], message: str, model: Captured) -> None:
     joint = model.copied().joint
     assert violations(joint) == []

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
-
 from captured import Captured, captured
+from torch import nn
+from zoo_case import squares
+
 from dpcompile.ir.graph import JointGraph
 from dpcompile.passes.order import order_nodes
-from zoo_case import squares
 
 aten = torch.ops.aten
 
@@ -35,7 +35,8 @@ def is_topological(joint: JointGraph) -> bool:
 
 def test_a_node_that_was_emitted_too_early_moves_behind_its_operands() -> None:
     joint = model().joint
-    late, early = [node for node in joint.graph.nodes if node.target is aten.mm.default][0], next(iter(joint.graph.nodes))
+    late = next(node for node in joint.graph.nodes if node.target is aten.mm.default)
+    early = next(iter(joint.graph.nodes))
     early.append(late)
     assert not is_topological(joint)
     order_nodes(joint)
@@ -72,6 +73,10 @@ def test_dead_code_is_removed() -> None:
 def test_draws_keep_their_order() -> None:
     net = nn.Sequential(nn.Linear(5, 3), nn.Dropout(0.5), nn.Linear(3, 2), nn.Dropout(0.5))
     joint = captured(net, squares, torch.randn(2, 5)).copied().joint
-    seeded = [n.name for n in joint.graph.nodes if getattr(n.target, "tags", None) and torch.Tag.nondeterministic_seeded in n.target.tags]
+    seeded = [
+        n.name
+        for n in joint.graph.nodes
+        if getattr(n.target, "tags", None) and torch.Tag.nondeterministic_seeded in n.target.tags
+    ]
     order_nodes(joint)
     assert len(seeded) == 2 and [name for name in names(joint) if name in seeded] == seeded

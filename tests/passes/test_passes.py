@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from captured import Captured, captured, rewritten, tensors
 from torch import nn
 from torch.testing import FileCheck
+from zoo_case import squares
 
-from captured import Captured, captured, rewritten, tensors
 from dpcompile.ir.printer import format_graph
 from dpcompile.ir.verifier import violations
 from dpcompile.passes import PIPELINE
@@ -20,10 +21,14 @@ from dpcompile.passes.clipped_sums import emit_clipped_sums
 from dpcompile.passes.narrow_backward import narrow_backward
 from dpcompile.passes.norms import emit_norms
 from dpcompile.passes.order import order_nodes
-from zoo_case import squares
 
 STEPS = {"norms": (), "clip_factors": PIPELINE[:1], "clipped_sums": PIPELINE[:2], "narrow_backward": PIPELINE[:3]}
-PASSES = {"norms": emit_norms, "clip_factors": emit_clip_factors, "clipped_sums": emit_clipped_sums, "narrow_backward": narrow_backward}
+PASSES = {
+    "norms": emit_norms,
+    "clip_factors": emit_clip_factors,
+    "clipped_sums": emit_clipped_sums,
+    "narrow_backward": narrow_backward,
+}
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +79,9 @@ def test_convolution_backward_is_asked_for_the_input_only(convolution: Captured,
 
 
 def test_whole_rewriting_of_a_linear_layer(linear: Captured, golden: Callable[[str], None]) -> None:
-    golden(changes(text(linear, {"weight": ("outer", "bookkeep")}, ()), text(linear, {"weight": ("outer", "bookkeep")}, PIPELINE)))
+    golden(
+        changes(text(linear, {"weight": ("outer", "bookkeep")}, ()), text(linear, {"weight": ("outer", "bookkeep")}, PIPELINE))
+    )
 
 
 # -- cases in which a pass has nothing to do -----------------------------------------------------------------------
@@ -137,7 +144,8 @@ def test_every_stage_is_well_formed(strategy: str, sequence: Captured, convoluti
 
 def test_gram_and_book_keeping_create_no_per_example_gradient(sequence: Captured) -> None:
     FileCheck().check_not("[B, 3, 5]").check("dp.sqnorm_gram").check_not("[B, 3, 5]").check("dp.contract").run(
-        text(sequence, {"weight": ("gram", "bookkeep")}, PIPELINE))  # fmt: skip
+        text(sequence, {"weight": ("gram", "bookkeep")}, PIPELINE)
+    )
 
 
 def test_materialize_creates_it_once_and_reuse_contracts_no_second_time(sequence: Captured) -> None:

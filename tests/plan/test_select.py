@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
-
 from captured import Captured, captured
+from torch import nn
+from zoo_case import squares
+
 from dpcompile.cost.hardware import HARDWARE
 from dpcompile.ir.errors import StrategyError
 from dpcompile.plan.select import choose, options_of
 from dpcompile.strategies import NORMS
-from zoo_case import squares
 
 CPU = HARDWARE["cpu"]
 
@@ -58,7 +58,7 @@ def test_the_first_pattern_that_matches_decides(model: Captured) -> None:
 
 @pytest.mark.parametrize("strategy", ["ghost", {"0.weight": "ghost"}, {"0.weight": ("gram", "ghost")}])
 def test_an_unknown_name_is_refused_with_those_that_exist(model: Captured, strategy: object) -> None:
-    with pytest.raises(StrategyError, match="ghost.*gram.*materialize.*bookkeep"):
+    with pytest.raises(StrategyError, match=r"ghost.*gram.*materialize.*bookkeep"):
         model.plan(strategy)
 
 
@@ -67,17 +67,24 @@ def test_a_pattern_that_matches_no_parameter_is_refused(model: Captured) -> None
         model.plan({"1.weight": "gram"})
 
 
-@pytest.mark.parametrize(("strategy", "reason"), [
-    ({"0.weight": "outer"}, "7 positions"), ({"0.weight": "rows"}, "Rows"), ({"0.weight": "cross"}, "used once"),
-    ({"0.bias": "gram"}, "Total"), ({"0.weight": ("gram", "reuse")}, "does not materialise"), ({"0.weight": "grouped"}, "convolution"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("strategy", "reason"),
+    [
+        ({"0.weight": "outer"}, "7 positions"),
+        ({"0.weight": "rows"}, "Rows"),
+        ({"0.weight": "cross"}, "used once"),
+        ({"0.bias": "gram"}, "Total"),
+        ({"0.weight": ("gram", "reuse")}, "does not materialise"),
+        ({"0.weight": "grouped"}, "convolution"),
+    ],
+)
 def test_what_cannot_be_applied_is_refused_with_the_reason(model: Captured, strategy: object, reason: str) -> None:
     with pytest.raises(StrategyError, match=reason):
         model.plan(strategy)
 
 
 def test_a_single_name_that_applies_nowhere_is_refused_with_reasons(model: Captured) -> None:
-    with pytest.raises(StrategyError, match="rows.*Rows"):
+    with pytest.raises(StrategyError, match=r"rows.*Rows"):
         model.plan("rows")
 
 

@@ -75,10 +75,15 @@ def mapped(said: Result, change: Callable[[State], State]) -> Result:
 
 
 MUTATIONS: dict[str, Mutation] = {
-    "always Batched(0)": always(Batched(0)), "always Shared": always(SHARED), "always Summed": always(SUMMED),
-    "first operand": first_operand, "never refuses": never_refuses, "always refuses": always_refuses,
-    "forgets folding": forgets_folding, "equal for all": equal_for_all,
-}  # fmt: skip
+    "always Batched(0)": always(Batched(0)),
+    "always Shared": always(SHARED),
+    "always Summed": always(SUMMED),
+    "first operand": first_operand,
+    "never refuses": never_refuses,
+    "always refuses": always_refuses,
+    "forgets folding": forgets_folding,
+    "equal for all": equal_for_all,
+}
 
 
 @pytest.mark.parametrize("op", SAMPLES, ids=str)

@@ -22,7 +22,7 @@ from meaning import (
     shared,
     summed,
     verdict,
-)  # fmt: skip
+)
 from samples import SAMPLES
 from samples_generic import POINTWISE_CALLS
 
@@ -32,8 +32,24 @@ from dpcompile.rules.pointwise import is_pointwise
 
 aten = torch.ops.aten
 # Copies, permutations and maps of pairs; a state is true of whatever they are given.
-NEVER_MIX = {"_to_copy", "clone", "contiguous", "copy", "real", "imag", "numpy_T", "permute", "t", "transpose", "unsqueeze", "unbind",
-             "native_dropout", "pixel_shuffle", "pixel_unshuffle", "col2im"}  # fmt: skip
+NEVER_MIX = {
+    "_to_copy",
+    "clone",
+    "contiguous",
+    "copy",
+    "real",
+    "imag",
+    "numpy_T",
+    "permute",
+    "t",
+    "transpose",
+    "unsqueeze",
+    "unbind",
+    "native_dropout",
+    "pixel_shuffle",
+    "pixel_unshuffle",
+    "col2im",
+}
 ALWAYS_REFUSED = {"_embedding_bag", "_embedding_bag_forward_only", "_weight_norm_interface"}
 
 
@@ -95,8 +111,18 @@ def test_operations_that_write_to_their_arguments_have_no_rule() -> None:
 
 def truths(sample: Sample) -> list[str]:
     """All states from a list that are true of the first result."""
-    states = (SHARED, SUMMED, Constant(float("nan")), Position(0), *(kind(dim, outer, inner) for kind in (Batched, Uniform)
-              for dim in (0, 1) for outer, inner in ((1, 1), (2, 1), (1, 2), (5, 1), (1, 5))))  # fmt: skip
+    states = (
+        SHARED,
+        SUMMED,
+        Constant(float("nan")),
+        Position(0),
+        *(
+            kind(dim, outer, inner)
+            for kind in (Batched, Uniform)
+            for dim in (0, 1)
+            for outer, inner in ((1, 1), (2, 1), (1, 2), (5, 1), (1, 5))
+        ),
+    )
     return [str(state) for state in states if holds(sample, state, 0)]
 
 

@@ -20,9 +20,10 @@ from dpcompile.strategies import NORMS, SUMS
 
 DENSE = {"linear on sequences": (nn.Linear(5, 3, bias=False), (7, 5)), "linear": (nn.Linear(5, 3, bias=False), (5,))}
 CONVOLUTIONS = {
-    "conv1d": (nn.Conv1d(3, 5, 3, bias=False), (3, 11)), "conv2d strided": (nn.Conv2d(3, 5, (3, 2), stride=2, bias=False), (3, 7, 11)),
+    "conv1d": (nn.Conv1d(3, 5, 3, bias=False), (3, 11)),
+    "conv2d strided": (nn.Conv2d(3, 5, (3, 2), stride=2, bias=False), (3, 7, 11)),
     "conv2d grouped": (nn.Conv2d(4, 6, 3, groups=2, padding=1, bias=False), (4, 5, 7)),
-}  # fmt: skip
+}
 MODELS = DENSE | CONVOLUTIONS
 
 
@@ -54,8 +55,13 @@ def counted(model: Captured, strategy: tuple[str, str]) -> int:
     return counter.flops
 
 
-WAYS = [(name, norm, total) for name in MODELS for norm in NORMS for total in SUMS
-        if any((o.norm, o.sum) == (norm, total) for o in options_of(model_of(name).sites[0], HARDWARE["cpu"], 3)[0])]  # fmt: skip
+WAYS = [
+    (name, norm, total)
+    for name in MODELS
+    for norm in NORMS
+    for total in SUMS
+    if any((o.norm, o.sum) == (norm, total) for o in options_of(model_of(name).sites[0], HARDWARE["cpu"], 3)[0])
+]
 
 
 # torch counts the products of all channels with all channels for weight gradients and kernels of grouped convolutions.
@@ -105,6 +111,9 @@ def test_prices_of_per_example_work_are_proportional_to_the_batch(name: str) -> 
 def test_the_gram_norm_costs_more_where_sequences_are_long_and_materializing_where_layers_are_wide() -> None:
     long = captured(nn.Linear(5, 3, bias=False), squares, torch.randn(3, 131, 5)).sites[0]
     wide = captured(nn.Linear(131, 127, bias=False), squares, torch.randn(3, 5, 131)).sites[0]
-    flops = {(site.shape, norm): NORMS[norm].cost(site).at(sizes_of(site, 3)).matrix_flops
-             for site in (long, wide) for norm in ("gram", "materialize")}  # fmt: skip
+    flops = {
+        (site.shape, norm): NORMS[norm].cost(site).at(sizes_of(site, 3)).matrix_flops
+        for site in (long, wide)
+        for norm in ("gram", "materialize")
+    }
     assert flops[(3, 5), "gram"] > flops[(3, 5), "materialize"] and flops[(127, 131), "gram"] < flops[(127, 131), "materialize"]

@@ -12,11 +12,14 @@ from typing import Any
 import pytest
 import torch
 from captured import Captured, captured_case, case_named, tensors
-from oracle import per_example_gradients, relative_error
+from oracle import errors, expect, per_example_gradients, relative_error
 from torch import Tensor, fx
 from zoo import LAYERS
 from zoo_calling import CRITERIA
+from zoo_case import squares
+from zoo_layers import Using, parameter
 
+from dpcompile import dpcompile
 from dpcompile.ir.site import Site
 from dpcompile.ir.verifier import check
 from dpcompile.passes.order import order_nodes
@@ -27,14 +30,49 @@ from dpcompile.strategies.tail import copied_tail
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported")
 # Their contractions and tails are those of another case; tests/test_compile.py forces strategies on them end to end.
 ALIKE = {
-    "execution order", "linear without bias", "submodule with keyword", "through a frozen layer", "in-place activations", "in-place arithmetic",
-    "dropout, evaluating", "root parameter", "checkpoint", "reentrant checkpoint", "spectral norm, evaluating", "order within examples",
-    "normalised within examples", "resampling", "gather by length", "attribute switch", "conv2d reflect padding", "conv2d circular padding",
-    "conv2d replicate padding", "conv2d zeros padding", "conv2d without bias", "conv2d made channels_last", "LSTM, sequence first", "LSTM, one step",
-    "LSTM, projected", "LSTM cell", "GRU", "GRU, two layers without bias", "RNN", "RNN, ReLU, two layers both ways", "LSTM on sequence-first input",
-    "self-attention, batch first, weights", "self-attention, batch first", "self-attention, sequence first, weights", "cross-attention, batch first",
-    "token loss", "nested inputs", "model returns losses", "sequence-first transformer", "shared input", "two inputs", "unused parameter",
-}  # fmt: skip
+    "execution order",
+    "linear without bias",
+    "submodule with keyword",
+    "through a frozen layer",
+    "in-place activations",
+    "in-place arithmetic",
+    "dropout, evaluating",
+    "root parameter",
+    "checkpoint",
+    "reentrant checkpoint",
+    "spectral norm, evaluating",
+    "order within examples",
+    "normalised within examples",
+    "resampling",
+    "gather by length",
+    "attribute switch",
+    "conv2d reflect padding",
+    "conv2d circular padding",
+    "conv2d replicate padding",
+    "conv2d zeros padding",
+    "conv2d without bias",
+    "conv2d made channels_last",
+    "LSTM, sequence first",
+    "LSTM, one step",
+    "LSTM, projected",
+    "LSTM cell",
+    "GRU",
+    "GRU, two layers without bias",
+    "RNN",
+    "RNN, ReLU, two layers both ways",
+    "LSTM on sequence-first input",
+    "self-attention, batch first, weights",
+    "self-attention, batch first",
+    "self-attention, sequence first, weights",
+    "cross-attention, batch first",
+    "token loss",
+    "nested inputs",
+    "model returns losses",
+    "sequence-first transformer",
+    "shared input",
+    "two inputs",
+    "unused parameter",
+}
 CASES = [case.name for case in LAYERS if case not in CRITERIA and case.name not in ALIKE]
 TOLERANCE = 1e-9
 Ways = dict[tuple[str, str], fx.Node | None]
@@ -119,3 +157,12 @@ def test_every_sum_applies_somewhere_and_declines_elsewhere_with_a_reason(total:
 
 def test_every_site_can_be_served() -> None:
     assert all(sums_of(site, norm) for site in all_sites() for norm in norms_of(site)[:1])
+
+
+@pytest.mark.parametrize("norm", ["rows", "materialize"])
+def test_negative_rows_of_a_table_count_from_its_end(norm: str) -> None:
+    model = Using(lambda m, ids: m.table[ids - 5], table=parameter(11, 3)).double()
+    ids = torch.randint(0, 11, (3, 7))
+    right = expect(model, squares, (ids,), max_grad_norm=0.5)
+    found = errors(dpcompile(model, loss=squares, max_grad_norm=0.5, strategy={"table": norm})(ids), right)
+    assert max(found.values()) < TOLERANCE, found

@@ -1,0 +1,180 @@
+"""Operations that take parts of tensors or join them: slices, splits, concatenation, padding. All are linear."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import sympy
+import torch
+from torch import fx
+
+from dpcompile.ir.axis import Batched, Constant, Mixes, Position, Shared, Summed, Uniform
+from dpcompile.ir.graph import size_expression
+from dpcompile.rules.families import additive_in
+from dpcompile.rules.rule import LAID, Laid, Result, Rule, Use, aligned, alike, differing, moved, refuse_numbers
+from dpcompile.rules.view import PICKS, PICKS_WAY_OUT, fixed_numbers, keeps, keeps_zero, laid
+
+aten = torch.ops.aten
+
+
+def stop_within_batch(rule: Rule) -> Rule:
+    """The stop of a slice may be the batch size only along the batch; there the rule looks at it."""
+
+    def wrapped(use: Use) -> Result:
+        shape = use.result_shape()
+        return rule(use) if use.has_batch(shape[use["dim"] % len(shape)]) else fixed_numbers("end")(rule)(use)
+
+    return fixed_numbers("start", "step")(wrapped)
+
+
+def full_range(use: Use, start: Any, end: Any, step: Any, size: sympy.Expr) -> bool:
+    """Whether a slice takes everything along a dimension of this size."""
+    stop = end.meta["val"] if isinstance(end, fx.Node) else end
+    whole = stop is None or (isinstance(stop, int) and stop >= 2**62) or size_expression(stop) == size
+    return start in (None, 0) and step in (None, 1) and whole
+
+
+@keeps
+def slice_(use: Use) -> Result:
+    """A slice within the example; along the batch only the whole of it."""
+    shape = use.shape(use.first)
+    state = use.state(use.first) if isinstance(use.state(use.first), Position) else laid(use)
+    assert isinstance(state, (Position, *LAID))
+    if use["dim"] % len(shape) == state.dim and not full_range(use, use["start"], use["end"], use["step"], shape[state.dim]):
+        raise Mixes(PICKS, PICKS_WAY_OUT)
+    return state
+
+
+@keeps
+def select(use: Use) -> Result:
+    """One index of a dimension of the example."""
+    state, dim = laid(use), use["dim"] % len(use.shape(use.first))
+    if dim == state.dim:
+        raise Mixes(PICKS, PICKS_WAY_OUT)
+    return moved(state, state.dim - (dim < state.dim))
+
+
+@keeps_zero
+def select_backward(use: Use) -> Result:
+    """The adjoint of select: zeros with one slice filled."""
+    state, dim = laid(use), use["dim"] % len(use.result_shape())
+    return moved(state, state.dim + (dim <= state.dim))
+
+
+@keeps
+def unbind(use: Use) -> Result:
+    """All indices of a dimension of the example, one result each."""
+    state, dim = laid(use), use["dim"] % len(use.shape(use.first))
+    if dim == state.dim:
+        raise Mixes(PICKS, PICKS_WAY_OUT)
+    return (moved(state, state.dim - (dim < state.dim)),) * len(use.node.meta["val"])
+
+
+def split(use: Use) -> Result:
+    """Pieces along a dimension of the example."""
+    state = use.state(use.first)
+    if isinstance(state, LAID) and use["dim"] % len(use.shape(use.first)) == state.dim:
+        raise Mixes(PICKS, PICKS_WAY_OUT)
+    return (state,) * len(use.node.meta["val"])
+
+
+def cat(use: Use) -> Result:
+    """Concatenation within the example; along the batch only of whole batches (as outer blocks)."""
+    parts = [(use.state(node), use.shape(node)) for node in use["tensors"]]
+    found = {(s.dim, s.outer, s.inner) for s, _ in parts if isinstance(s, LAID)}
+    if not found:
+        states = {type(state) for state, _ in parts}
+        values = {state.value for state, _ in parts if isinstance(state, Constant)}
+        if states == {Constant} and len(values) == 1 and not math.isnan(values.pop()):
+            return parts[0][0]
+        axis, sizes = use["dim"] % len(use.result_shape()), [shape for _, shape in parts]
+        if not states <= {Constant, Shared} or any(use.has_batch(shape[axis]) for shape in sizes):
+            raise Mixes("something is appended to the batch as if it were an example")
+        return alike(use, use.result_shape())
+    is_batched = any(isinstance(state, Batched) for state, _ in parts)
+    like: type[Laid] = Batched if is_batched else Uniform
+    dim, outer, inner = next(iter(found))
+    if len(found) > 1 or any(isinstance(state, (Summed, Position)) for state, _ in parts):
+        raise Mixes("tensors whose examples lie along different axes are concatenated")
+    if use["dim"] % len(use.result_shape()) != dim:
+        return like(dim, outer, inner)
+    if all(isinstance(state, LAID) for state, _ in parts):
+        return like(dim, outer * len(parts), inner)
+    raise Mixes("something is appended to the batch as if it were an example")
+
+
+def stack(use: Use) -> Result:
+    """Concatenation along a new dimension, which is never the examples'."""
+    refuse_numbers(use)
+    parts = [(use.state(node), use.shape(node)) for node in use["tensors"]]
+    same = len({state for state, _ in parts}) == 1 and isinstance(parts[0][0], Constant) and not math.isnan(parts[0][0].value)
+    state = parts[0][0] if same else differing(use, aligned(use, parts, parts[0][1]), parts[0][1])
+    dim = use["dim"] % len(use.result_shape())
+    return moved(state, state.dim + (dim <= state.dim)) if isinstance(state, LAID) else state
+
+
+@keeps
+def pad(use: Use) -> Result:
+    """Padding of the example's own dimensions."""
+    state, rank = laid(use), len(use.result_shape())
+    amounts = use["pad"]
+    if any(amounts[2 * (rank - 1 - state.dim) : 2 * (rank - state.dim)]):
+        raise Mixes("the batch is padded")
+    return state
+
+
+def pad_constant(use: Use) -> Result:
+    """Constant padding is linear when the constant is zero."""
+    state = use.state(use.first)
+    if isinstance(state, Summed) and use["value"] != 0:
+        raise Mixes("a number is appended to a sum over the batch")
+    if isinstance(state, Constant) and use["value"] != state.value:
+        return alike(use, use.result_shape())
+    return pad(use)
+
+
+def slice_scatter(use: Use) -> Result:
+    """Writing a slice of the example's dimensions."""
+    refuse_numbers(use, ("start", "end"))
+    shape = use.result_shape()
+    operands = [(use.state(node), use.shape(node)) for node in use.tensors()]
+    state = differing(use, aligned(use, operands, shape), shape)
+    if isinstance(state, LAID) and use["dim"] % len(shape) == state.dim and not full_range(
+            use, use["start"], use["end"], use["step"], shape[state.dim]):  # fmt: skip
+        raise Mixes(PICKS, PICKS_WAY_OUT)
+    return state
+
+
+def select_scatter(use: Use) -> Result:
+    """Writing one index of a dimension of the example."""
+    refuse_numbers(use)
+    shape, dim = use.result_shape(), use["dim"] % len(use.result_shape())
+    source, sizes = use.state(use["src"]), use.shape(use["src"])
+    source = moved(source, source.dim + (dim <= source.dim)) if isinstance(source, LAID) else source
+    operands = [(use.state(use["self"]), shape), (source, [*sizes[:dim], sympy.Integer(1), *sizes[dim:]])]
+    if use.has_batch(shape[dim]):
+        raise Mixes(PICKS, PICKS_WAY_OUT)
+    return differing(use, aligned(use, operands, shape), shape)
+
+
+@keeps_zero
+def slice_backward(use: Use) -> Result:
+    """The adjoint of slice: zeros with the gradient in place."""
+    state = laid(use)
+    if use["dim"] % len(use.result_shape()) == state.dim and not full_range(
+            use, use["start"], use["end"], use["step"], use.result_shape()[state.dim]):  # fmt: skip
+        raise Mixes(PICKS, PICKS_WAY_OUT)
+    return state
+
+
+RULES: dict[object, Rule] = {
+    aten.slice.Tensor: stop_within_batch(slice_), aten.slice_backward.default: stop_within_batch(slice_backward),
+    aten.select.int: fixed_numbers("index")(select), aten.select_backward.default: fixed_numbers("index")(select_backward),
+    aten.unbind.int: unbind, aten.split.Tensor: split, aten.split_with_sizes.default: split,
+    aten.unsafe_split.Tensor: split, aten.unsafe_split_with_sizes.default: split,
+    aten.cat.default: additive_in("tensors")(cat), aten.stack.default: additive_in("tensors")(stack),
+    aten.constant_pad_nd.default: fixed_numbers("pad", "value")(pad_constant),
+    aten.slice_scatter.default: additive_in("self", "src")(stop_within_batch(slice_scatter)),
+    aten.select_scatter.default: additive_in("self", "src")(select_scatter),
+}  # fmt: skip
