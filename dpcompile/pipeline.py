@@ -22,6 +22,7 @@ from dpcompile.passes import PIPELINE
 from dpcompile.passes.narrow_backward import narrow_backward
 from dpcompile.passes.order import order_nodes
 from dpcompile.passes.per_example_gradients import emit_per_example_gradients
+from dpcompile.passes.reuse_memory import reuse_memory
 from dpcompile.plan.plan import Plan
 from dpcompile.plan.select import Wanted, choose
 from dpcompile.runtime import GraphCall, Runner
@@ -113,4 +114,7 @@ def compile_step(program: Program, batch: Batch, options: Options) -> Compiled:
         order_nodes(joint)
         recorder.keep(rewrite.__name__, joint)
     runner = Runner(joint, program, options.backend)
+    if runner.backend == "eager":
+        reuse_memory(joint)
+        recorder.keep("reuse_memory", joint)
     return Compiled(joint, plan, tuple(recorder.stages), runner, tuple(unused), (*joint.notes, *joint.constants))

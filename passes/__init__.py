@@ -1,9 +1,13 @@
 """The rewrites, in the order in which they run; the folder is imported as `dpcompile.passes`.
 
-norms            one squared norm per site
-clip_factors     norms, clip factors, flags; the clip norm and the mask become inputs
-clipped_sums     every gradient becomes the clipped sum
-narrow_backward  ordinary parameter gradients are no longer asked for
+norms               one squared norm per site
+clip_factors        norms, clip factors, flags; the clip norm and the mask become inputs
+clipped_sums        every gradient becomes the clipped sum
+narrow_backward     ordinary parameter gradients are no longer asked for
+gather_small        one norm and one sum for all small parameters
+share_group_norm    a group normalisation's backward returns the per-example gradients that it forms anyway
+fuse_cross_entropy  the loss over many classes keeps two numbers per row instead of matrices
+reuse_memory        eager only, last: results over operands that nothing reads any more
 
 In place of the first three, `per_example_gradients` returns what they would clip and sum.
 
@@ -17,9 +21,14 @@ from collections.abc import Callable
 from dpcompile.ir.graph import JointGraph
 from dpcompile.passes.clip_factors import emit_clip_factors
 from dpcompile.passes.clipped_sums import emit_clipped_sums
+from dpcompile.passes.fuse_cross_entropy import fuse_cross_entropy
+from dpcompile.passes.gather_small import gather_small
 from dpcompile.passes.narrow_backward import narrow_backward
 from dpcompile.passes.norms import emit_norms
+from dpcompile.passes.share_group_norm import share_group_norm
 from dpcompile.plan.plan import Plan
 
 Pass = Callable[[JointGraph, Plan], None]
-PIPELINE: tuple[Pass, ...] = (emit_norms, emit_clip_factors, emit_clipped_sums, narrow_backward)
+PIPELINE: tuple[Pass, ...] = (
+    emit_norms, emit_clip_factors, emit_clipped_sums, narrow_backward, gather_small, share_group_norm, fuse_cross_entropy,
+)  # fmt: skip

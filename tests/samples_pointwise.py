@@ -103,6 +103,14 @@ LOSS_SAMPLES = [sample for name, *more in (
     ("mse_loss",), ("smooth_l1_loss", 0.7), ("huber_loss", 0.7), ("soft_margin_loss",), ("binary_cross_entropy",),
     ("binary_cross_entropy_with_logits",)) for sample in loss(name, *more)]  # fmt: skip
 
+ACTIVATION_BACKWARD: dict[Any, tuple[Any, ...]] = {
+    aten.gelu_backward.default: (), aten.hardshrink_backward.default: (0.3,), aten.hardsigmoid_backward.default: (),
+    aten.hardswish_backward.default: (), aten.hardtanh_backward.default: (-0.5, 0.7), aten.leaky_relu_backward.default: (0.1, False),
+    aten.mish_backward.default: (), aten.sigmoid_backward.default: (), aten.silu_backward.default: (),
+    aten.softplus_backward.default: (1.5, 20.0), aten.softshrink_backward.default: (0.3,), aten.tanh_backward.default: (),
+    aten.threshold_backward.default: (0.3,),
+}  # fmt: skip
+
 POINTWISE: tuple[Sample, ...] = (
     *(s for op in UNARY for s in every_layout(op, (5, 3))),
     *(call(op, summed(5), must=True) for op in UNARY),
@@ -167,7 +175,13 @@ POINTWISE: tuple[Sample, ...] = (
         (summed(5), batched(N, 5, draw=booleans)), (batched(N, 1), batched(1, N, draw=booleans)))),
     call(aten.native_dropout_backward.default, summed(5), shared(5, draw=booleans), 2.0, must=True),
     call(aten.native_dropout_backward.default, batched(3, N, inner=2), batched(3, N, inner=2, draw=booleans), 2.0),
-    *pairs(aten.threshold_backward.default, 0.3),
+    *(call(op, g, x, *rest, must=must, cautious=not must) for op, rest in ACTIVATION_BACKWARD.items() for g, x, must in (
+        (batched(N, 5), batched(N, 5), True), (batched(3, N), batched(3, N), True), (summed(5), shared(5), True),
+        (batched(N, 5), shared(5), True), (uniform(N, 5), uniform(N, 5), False), (shared(5), summed(5), False),
+        (summed(5), batched(N, 5), False), (batched(N, 5, inner=2), batched(N, 5, outer=2), False))),
+    *(call(aten.elu_backward.default, g, 1.5, 1.0, 1.0, False, x, must=must) for g, x, must in (
+        (batched(N, 5), batched(N, 5), True), (batched(3, N), batched(3, N), True), (summed(5), shared(5), True),
+        (uniform(N, 5), uniform(N, 5), False), (batched(N, 5, inner=2), batched(N, 5, outer=2), False))),
     call(aten.threshold_backward.default, summed(5), shared(5), 0.3, must=True),
     call(aten.threshold_backward.default, batched(N, 5), batched(N, 5), Size()),
     *(call(aten._prelu_kernel.default, x, w) for x, w in (

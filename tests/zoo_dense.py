@@ -194,6 +194,7 @@ DENSE = (
         lambda: nn.Sequential(layers.LoRALinear(5, 7, 2), nn.Tanh(), layers.LoRALinear(7, 3, 2)),
         floats(11, 5),
     ),
+    layer("activated weights", "tails through elementwise backward operations", layers.ActivatedWeights, floats(2, 5)),
     layer("weight norm", "a parametrization with a non-linear Jacobian", layers.new_weight_norm, floats(2, 5, 5)),
     layer("old weight norm", "weight norm by forward hook", layers.old_weight_norm, floats(5)),
     layer("spectral norm, evaluating", "buffers that are only read", lambda: layers.spectral(False), floats(5)),

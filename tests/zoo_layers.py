@@ -201,6 +201,19 @@ def new_weight_norm() -> nn.Module:
     return nn.Sequential(weight_norm(nn.Conv2d(2, 3, 3)), nn.Tanh(), nn.Flatten(), weight_norm(nn.Linear(27, 2)))
 
 
+class ActivatedWeights(nn.Module):
+    """Weights that pass through activations before they are used, as time constants of state-space models do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.rates = nn.Parameter(torch.randn(3, 5)), nn.Parameter(torch.randn(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """f[B, 2, 5] to f[B, 2, 3]."""
+        gates = torch.sigmoid(self.rates) * F.softplus(self.rates)
+        return F.linear(x * gates, torch.tanh(self.weight) + F.gelu(self.weight))
+
+
 def spectral(training: bool) -> nn.Module:
     """Spectral norm, whose vectors are buffers that training updates once per step."""
     return nn.Sequential(spectral_norm(nn.Linear(5, 3)), nn.Tanh(), nn.Linear(3, 2)).train(training)

@@ -27,7 +27,7 @@ from dpcompile.kernels.reduction import sqnorm, weighted_sum, widen
 
 __all__ = [
     "TRACEABLE", "Geometry", "contract", "contract_traceable", "contract_unfolded",
-    "contract_unfolded_traceable", "materialize_grouped", "materialize_grouped_traceable",
+    "contract_unfolded_traceable", "group_operands", "materialize_grouped", "materialize_grouped_traceable",
     "materialize_unfold", "materialize_unfolded", "sqnorm_gram", "sqnorm_gram_traceable",
     "sqnorm_gram_unfolded", "sqnorm_gram_unfolded_traceable", "sqnorm_materialized",
     "sqnorm_materialized_traceable", "unfold",
@@ -114,9 +114,13 @@ def materialize_unfold(x: Tensor, g: Tensor, geometry: Geometry) -> Tensor:
 
 def materialize_unfolded(unfolded: Tensor, g: Tensor, geometry: Geometry) -> Tensor:
     """materialize_unfold from the unfolded operand."""
-    columns, rows = _per_group(unfolded, geometry), _per_group(widen(g).flatten(2), geometry)
-    product = torch.bmm(rows, columns.transpose(1, 2))
-    return product.view(g.shape[0], g.shape[1], -1, *geometry.kernel)
+    rows, columns = group_operands(unfolded, g, geometry)
+    return torch.bmm(rows, columns).view(g.shape[0], g.shape[1], -1, *geometry.kernel)
+
+
+def group_operands(unfolded: Tensor, g: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
+    """f[B*G, D/G, T] and f[B*G, T, C/G*K], whose products are the per-example gradients."""
+    return _per_group(widen(g).flatten(2), geometry), _per_group(unfolded, geometry).transpose(1, 2)
 
 
 def _per_group(x: Tensor, geometry: Geometry) -> Tensor:

@@ -25,36 +25,52 @@ def block_product(a1: Tensor, g1: Tensor, a2: Tensor, g2: Tensor) -> Tensor:
     return products.sum(2).sum(1, dtype=torch.float64)
 
 
-def block_sums(a1: Tensor, g1: Tensor, a2: Tensor, g2: Tensor, lengths: list[Tensor]) -> tuple[Tensor, Tensor]:
+def block_sums(
+    grams: tuple[Tensor, Tensor], rows: tuple[Tensor, Tensor], columns: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
     """One block: f64[B] sum of products, and f64[B] X + Y, how far its rounding can carry (see `gram_gamma`).
 
-    lengths: |a1_t|, |g1_t|, |a2_s|, |g2_s| as f[B, T]. X = sum |a1_t| |a2_s| |<g1_t, g2_s>|, Y with a and g exchanged.
+    rows: |a1_t|, |g1_t|, columns: |a2_s|, |g2_s|, each f[B, T]. X = sum |a1_t| |a2_s| |<g1_t, g2_s>|, Y with a and g
+    exchanged.
     """
-    gram_a, gram_g = torch.bmm(a1, a2.transpose(1, 2)), torch.bmm(g1, g2.transpose(1, 2))
+    gram_a, gram_g = grams
     squared = (gram_a * gram_g).sum(2).sum(1, dtype=torch.float64)
-    x = (torch.bmm(gram_g.abs(), lengths[2].unsqueeze(2)).squeeze(2) * lengths[0]).sum(1, dtype=torch.float64)
-    y = (torch.bmm(gram_a.abs(), lengths[3].unsqueeze(2)).squeeze(2) * lengths[1]).sum(1, dtype=torch.float64)
-    return squared, x + y
+    x = torch.bmm(gram_g.abs(), columns[0].unsqueeze(2)).squeeze(2) * rows[0]
+    y = torch.bmm(gram_a.abs(), columns[1].unsqueeze(2)).squeeze(2) * rows[1]
+    return squared, (x + y).sum(1, dtype=torch.float64)
 
 
 def sqnorm_blocks(a: Tensor, g: Tensor, blocks: int) -> tuple[Tensor, Tensor]:
     """(f64[B] squared norm, f64[B] S with |error| <= gamma * S) for a: f[B, T, d] and g: f[B, T, p].
 
     The operands are float32 or float64. S = X + Y + 2 gamma (sum_t |a_t| |g_t|)^2: first and second order of rounding.
+    The lengths of the rows are the diagonals of the Gram matrices.
     """
     left, right = a.tensor_split(blocks, 1), g.tensor_split(blocks, 1)
-    norms_a = [torch.linalg.vector_norm(part, dim=2) for part in left]
-    norms_g = [torch.linalg.vector_norm(part, dim=2) for part in right]
-    sums = []
+    lengths: list[tuple[Tensor, Tensor]] = []
+    sums: list[tuple[Tensor, Tensor]] = []
     for row in range(blocks):
-        for column in range(row + 1):
-            lengths = [norms_a[row], norms_g[row], norms_a[column], norms_g[column]]
-            squared, reach = block_sums(left[row], right[row], left[column], right[column], lengths)
-            sums.append((squared, reach) if row == column else (2 * squared, 2 * reach))
-    crude = sum_of([(m * n).sum(1, dtype=torch.float64) for m, n in zip(norms_a, norms_g, strict=True)]).square()
+        grams = gram(left[row], left[row]), gram(right[row], right[row])
+        lengths.append((diagonal_roots(grams[0]), diagonal_roots(grams[1])))
+        sums.append(block_sums(grams, lengths[row], lengths[row]))
+        for column in range(row):
+            grams = gram(left[row], left[column]), gram(right[row], right[column])
+            squared, reach = block_sums(grams, lengths[row], lengths[column])
+            sums.append((2 * squared, 2 * reach))
+    crude = sum_of([(m * n).sum(1, dtype=torch.float64) for m, n in lengths]).square()
     gamma = gram_gamma(a.dtype, a.shape[1], a.shape[2], g.shape[2])
     total, reach = (sum_of(parts) for parts in zip(*sums, strict=True))
     return total.clamp(min=0), reach + 2 * gamma * crude
+
+
+def gram(rows: Tensor, columns: Tensor) -> Tensor:
+    """<x_t, y_s> as f[B, T, S] for f[B, T, w] and f[B, S, w]."""
+    return torch.bmm(rows, columns.transpose(1, 2))
+
+
+def diagonal_roots(matrix: Tensor) -> Tensor:
+    """|x_t| as f[B, T] from the Gram matrices of x."""
+    return matrix.diagonal(dim1=1, dim2=2).sqrt()
 
 
 def sum_of(parts: Sequence[Tensor]) -> Tensor:
@@ -88,14 +104,15 @@ def gram_gamma(dtype: torch.dtype, T: int, d: int, p: int) -> float:
 
     Returned is the smaller one: a theorem for n <= 49; above, a bound under that model of rounding, and not a
     proof. Equal entries violate the model most: they reached 0.44 of the bound, random ones 0.01. S itself is
-    computed and low by at most a relative n u, which is added. Where torch may round the operands of float32
+    computed, from lengths that are low by at most a relative d u / 2 and p u / 2 each, and low by at most a relative
+    2 n u, which is added. Where torch may round the operands of float32
     products (`torch.set_float32_matmul_precision`), four such roundings are added, deterministically.
     """
     unit = 2.0**-53 if dtype == torch.float64 else 2.0**-24
     length = d + p + T + 1
     rounding = min(float(length), CONFIDENCE * math.sqrt(length)) * unit
     coarse = 4 * operand_rounding() if dtype != torch.float64 else 0.0
-    return (math.expm1(rounding) + math.expm1(coarse)) * (1 + 2 * length * unit)
+    return (math.expm1(rounding) + math.expm1(coarse)) * (1 + 4 * length * unit)
 
 
 def operand_rounding() -> float:

@@ -7,6 +7,7 @@ error is 3e-9.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Final
 
@@ -57,6 +58,18 @@ def weighted_sum(x: Tensor, factor: Tensor) -> Tensor:
     wider."""
     x = widen(x)
     return (factor.to(x.dtype) @ _rows(x)).view(x.shape[1:])
+
+
+def gather(parts: list[Tensor]) -> Tensor:
+    """Materialised gradients f[B, ...] of several parameters side by side: f[B, elements]."""
+    return torch.cat([_rows(part) for part in parts], dim=1)
+
+
+def weighted_sums(gathered: Tensor, factor: Tensor, shapes: list[list[int]]) -> list[Tensor]:
+    """weighted_sum of every part of `gathered`, each a tensor of its own shape and memory."""
+    sums = weighted_sum(gathered, factor)
+    parts = torch.ops.aten.split_with_sizes_copy(sums, [math.prod(shape) for shape in shapes])
+    return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 def inner(x: Tensor, y: Tensor) -> Tensor:

@@ -40,10 +40,39 @@ def channel_scale(g: Tensor, x: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
     """g, x: f[B, C, *], mean, rstd: f[B, groups] to the scale's per-example gradient f[B, C], float32 or wider."""
     g, x, mean, rstd = widen(g), widen(x), widen(mean), widen(rstd)
     batch, channels = x.shape[:2]
-    rows_g, rows_x = g.reshape(batch, channels, -1), x.reshape(batch, channels, -1)
+    rows_g, rows_x = g.flatten(2), x.flatten(2)
     repeats = channels // mean.shape[1]
     mean, rstd = (s.unsqueeze(2).expand(-1, -1, repeats).reshape(batch, channels) for s in (mean, rstd))
     return ((rows_g * rows_x).sum(2) - mean * rows_g.sum(2)) * rstd
 
 
-TRACEABLE: Final[dict[Callable[..., object], Callable[..., object]]] = {layer_scale: layer_scale_traceable}
+def group_norm_backward(g: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor, groups: int) -> tuple[Tensor, ...]:
+    """(gradient of the input like x, per-example gradients of scale and of shift, f[B, C] each) in one pass.
+
+    Group normalisation of B examples with C channels is that of one example with B*C channels and B*groups groups, whose
+    scale and shift belong to one example each; torch's own backward then sums over nothing else.
+    """
+    batch, channels, positions = x.shape[0], x.shape[1], x.shape[2:].numel()
+    dense = x.is_contiguous() and g.is_contiguous() and batch * positions > 0
+    if not dense or not x.dtype == g.dtype == weight.dtype == widen(x).dtype:
+        return group_norm_backward_traceable(g, x, mean, rstd, weight, groups)
+    whole = [t.reshape(1, -1, *t.shape[2:]) for t in (g, x, mean, rstd)]
+    sizes = 1, batch * channels, positions, batch * groups
+    dx, scale, shift = torch.ops.aten.native_group_norm_backward(*whole, weight.repeat(batch), *sizes, [True, True, True])
+    return dx.view_as(x), scale.view(batch, channels), shift.view(batch, channels)
+
+
+def group_norm_backward_traceable(
+    g: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor, groups: int
+) -> tuple[Tensor, ...]:
+    """The three results one by one."""
+    sizes = x.shape[0], x.shape[1], x.shape[2:].numel(), groups
+    dx = torch.ops.aten.native_group_norm_backward(g, x, mean, rstd, weight, *sizes, [True, False, False])[0]
+    shift = widen(g).flatten(2).sum(2)
+    return dx, channel_scale(g, x, mean, rstd), shift
+
+
+TRACEABLE: Final[dict[Callable[..., object], Callable[..., object]]] = {
+    layer_scale: layer_scale_traceable,
+    group_norm_backward: group_norm_backward_traceable,
+}

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from dpcompile.kernels import convolution, dense, embedding, reduction, scale
+from dpcompile.kernels import convolution, cross_entropy, dense, embedding, reduction, scale
 
 TRACEABLE: dict[Callable[..., Any], Callable[..., Any]] = {
     key: form
-    for module in (dense, convolution, embedding, reduction, scale)
+    for module in (dense, convolution, cross_entropy, embedding, reduction, scale)
     for key, form in getattr(module, "TRACEABLE", {}).items()
 }

@@ -85,7 +85,6 @@ RULES: dict[object, Rule] = {
     aten.contiguous.default: linear_copy,
     aten.copy.default: linear_in("src")(copy),
     aten.log_sigmoid_forward.default: pointwise,
-    aten.log_sigmoid_backward.default: pointwise,
     aten.real.default: pointwise,
     aten.imag.default: pointwise,
     aten.native_dropout.default: native_dropout,
@@ -96,7 +95,6 @@ RULES: dict[object, Rule] = {
     aten.randint_like.default: random_like,
     aten.rrelu_with_noise_functional.default: noisy_rrelu,
     aten.native_dropout_backward.default: linear_in("grad_output")(pointwise),
-    aten.threshold_backward.default: linear_in("grad_output")(pointwise),
     aten._prelu_kernel.default: pointwise,
     aten._prelu_kernel_backward.default: pointwise,
 }
@@ -115,6 +113,15 @@ def elementwise_loss(use: Use) -> Result:
         raise Mixes("the loss is reduced over the whole batch", 'use reduction="none" and reduce per example')
     return pointwise(use)
 
+
+BACKWARD = (
+    "elu", "gelu", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "log_sigmoid", "mish", "sigmoid", "silu",
+    "softplus", "softshrink", "tanh", "threshold",
+)  # fmt: skip
+"""Activations whose backward operation multiplies the gradient, its first operand, element by element."""
+for name in BACKWARD:
+    operation = getattr(aten, f"{name}_backward").default
+    RULES[operation] = linear_in(operation._schema.arguments[0].name)(pointwise)
 
 LOSSES = (
     "mse_loss",

@@ -25,7 +25,7 @@ CONVOLUTION_COST = Cost(
     other_flops=2 * B * PARAMETERS,
     bytes_moved=BYTES * B * GROUPS * (3 * T * D_IN + T * D_OUT + D_IN * D_OUT),
     launches=6 + B / 4,
-    form="batched",
+    form="unfolded",
 )
 
 

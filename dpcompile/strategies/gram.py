@@ -25,7 +25,7 @@ DENSE_COST = Cost(
     bytes_moved=BYTES * B * (2 * T * (D_IN + D_OUT) + 4 * T**2),
     fresh_bytes=2 * BYTES * B * T**2,
     launches=6,
-    form="batched",
+    form="gram",
 )
 CONVOLUTION_COST = Cost(
     matrix_flops=2 * B * GROUPS * T**2 * (D_IN + D_OUT),
@@ -33,7 +33,7 @@ CONVOLUTION_COST = Cost(
     bytes_moved=BYTES * B * GROUPS * (3 * T * D_IN + T * D_OUT + 4 * T**2),
     fresh_bytes=BYTES * B * GROUPS * (T * D_IN + 2 * T**2),
     launches=9,
-    form="batched",
+    form="gram",
 )
 
 

@@ -20,20 +20,20 @@ from dpcompile.strategies.scaling import scaled
 from dpcompile.strategies.strategy import NormStrategy, SquaredNorm
 from dpcompile.strategies.tail import through_tail
 
+# No fresh memory for products: they go into memory that is kept between steps (`kernels.workspace`).
 NORM = Cost(other_flops=2 * B * PARAMETERS, bytes_moved=BYTES * B * PARAMETERS, launches=1)
 DENSE = Cost(
     matrix_flops=2 * B * GROUPS * T * D_IN * D_OUT,
     bytes_moved=BYTES * B * GROUPS * (T * (D_IN + D_OUT) + D_IN * D_OUT),
-    fresh_bytes=BYTES * B * PARAMETERS,
     launches=2,
     form="batched",
 )
-UNFOLD = Cost(
+UNFOLD = Cost(  # the unfolded operand stays in the cache: six operations' time per element, no traffic
     matrix_flops=2 * B * GROUPS * T * D_IN * D_OUT,
-    bytes_moved=BYTES * B * GROUPS * (3 * T * D_IN + T * D_OUT + D_IN * D_OUT),
-    fresh_bytes=BYTES * B * (PARAMETERS + GROUPS * T * D_IN),
+    other_flops=6 * B * GROUPS * T * D_IN,
+    bytes_moved=BYTES * B * GROUPS * (T * D_OUT + D_IN * D_OUT),
     launches=4,
-    form="batched",
+    form="unfolded",
 )
 GROUPED = Cost(
     matrix_flops=2 * B * GROUPS * T * D_IN * D_OUT,
