@@ -15,7 +15,7 @@ from dpcompile.ir.graph import JointGraph, size_expression, value
 
 def check_guard(recapture: Callable[[int], JointGraph], joint: JointGraph, guard: sympy.Basic, hint: int) -> None:
     """Capture again on the other side of a condition on the batch size; the graph must be the same."""
-    guard = guard.xreplace(torch_private.specialised(joint.fakes))  # type: ignore[arg-type]
+    guard = guard.xreplace(torch_private.specialised(joint.fakes))
     if joint.symbol not in guard.free_symbols:
         return
     bounds = {int(number) for number in guard.atoms(sympy.Integer)}

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,16 @@ CRITERIA = (
 PerExampleLoss = Callable[..., Tensor]
 
 
-def per_example_criterion(criterion: nn.Module, outputs: Tensor, target: Tensor) -> Tensor:
+class Criterion(Protocol):
+    """What the criteria have in common."""
+
+    reduction: str
+
+    def __call__(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """Losses under the criterion's reduction."""
+
+
+def per_example_criterion(criterion: Criterion, outputs: Tensor, target: Tensor) -> Tensor:
     """Losses f[B] of a torch.nn criterion, reduced over each example's own elements."""
     reduction = criterion.reduction
     elementwise = copy.copy(criterion)

@@ -50,7 +50,6 @@ class Recorder:
 
     def keep(self, name: str, joint: JointGraph) -> None:
         """Record the present graph under a name; refuse a malformed one."""
-        joint.module.recompile()
         spent = time.perf_counter() - self.started
         check(joint, name)
         self.stages.append(Stage(name, format_graph(joint), spent, len(joint.graph.nodes)))

@@ -7,6 +7,7 @@ import linecache
 import os
 import sys
 from collections.abc import Iterator
+from types import FrameType
 from typing import Any
 
 import torch
@@ -51,9 +52,9 @@ def is_user_file(name: str) -> bool:
 
 def caller() -> str:
     """The innermost frame of the user's code, as `file:line  code`."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None and not is_user_file(frame.f_code.co_filename):
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     if frame is None:
         return ""
     name, number = frame.f_code.co_filename, frame.f_lineno

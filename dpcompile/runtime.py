@@ -43,11 +43,12 @@ class GraphCall:
     """Calls one graph with the program's parameters and buffers in place; chooses the backend once."""
 
     def __init__(self, joint: JointGraph, program: Program, backend: str) -> None:
+        joint.module.recompile()
         self.joint = joint
         self.backend = resolve_backend(backend, joint, program)
         self.function: Callable[..., Any] = joint.module
         if self.backend == "inductor":
-            self.function = torch_private.compile_inductor(joint.fakes, inlined(joint))  # type: ignore[arg-type]
+            self.function = torch_private.compile_inductor(joint.fakes, inlined(joint))
         self.held = [owner_of(program, item.name) for item in joint.inputs if item.kind in ("parameter", "state")]
 
     def outputs(self, *tensors: Tensor) -> dict[tuple[str, str], Tensor]:
@@ -129,7 +130,7 @@ def inlined(joint: JointGraph) -> torch.fx.GraphModule:
             return super().call_function(TRACEABLE.get(target, target), args, kwargs)
 
     arguments = [node.meta["val"] for node in joint.graph.nodes if node.op == "placeholder"]
-    with torch_private.tracing_context(joint.fakes), torch.no_grad():  # type: ignore[arg-type]
+    with torch_private.tracing_context(joint.fakes), torch.no_grad():
         return torch_private.trace(lambda *args: Inline(joint.module).run(*args, enable_io_processing=False), arguments)
 
 

@@ -12,6 +12,8 @@ from __future__ import annotations
 import torch
 from torch import fx
 
+from dpcompile.ir.graph import operand_node, value
+
 aten = torch.ops.aten
 IDENTITIES = (aten.detach.default, aten.alias.default, aten.lift_fresh_copy.default, aten.lift_fresh.default)
 VIEWS = (aten.t.default, aten.view.default, aten._unsafe_view.default, aten.transpose.int, aten.permute.default,
@@ -23,14 +25,10 @@ def simplify(module: fx.GraphModule) -> None:
     graph = module.graph
     seen: dict[tuple[object, str, str], fx.Node] = {}
     for node in list(graph.nodes):
-        if (node.target in IDENTITIES and node.args[0].op != "get_attr") or (
-            node.target is aten.clone.default and is_plain_clone(node)
-        ):
-            replace(graph, node, node.args[0])
-        elif node.target is aten.t.default and node.args[0].target is aten.t.default:
-            replace(graph, node, node.args[0].args[0])
-        elif is_whole_slice(node):
-            replace(graph, node, node.args[0])
+        if is_identity(node) or is_plain_clone(node) or is_whole_slice(node):
+            replace(graph, node, operand_node(node, 0))
+        elif node.target is aten.t.default and operand_node(node, 0).target is aten.t.default:
+            replace(graph, node, operand_node(operand_node(node, 0), 0))
         elif node.target in VIEWS:
             key = (node.target, repr(node.args), repr(node.kwargs))
             if key in seen:
@@ -47,14 +45,21 @@ def replace(graph: fx.Graph, node: fx.Node, by: fx.Node) -> None:
     graph.erase_node(node)
 
 
+def is_identity(node: fx.Node) -> bool:
+    """An operation that returns its argument, which is no constant of the graph."""
+    return node.target in IDENTITIES and operand_node(node, 0).op != "get_attr"
+
+
 def is_plain_clone(node: fx.Node) -> bool:
     """A clone that keeps the strides copies for nothing in a functional graph."""
-    same = node.meta["val"].stride() == node.args[0].meta["val"].stride()
-    return node.args[0].op == "call_function" and bool(same)
+    if node.target is not aten.clone.default:
+        return False
+    source = operand_node(node, 0)
+    return value(node).stride() == value(source).stride() and source.op == "call_function"
 
 
 def is_whole_slice(node: fx.Node) -> bool:
     """A slice that takes everything, or its adjoint: same sizes before and after."""
     if node.target not in (aten.slice.Tensor, aten.slice_backward.default):
         return False
-    return node.meta["val"].shape == node.args[0].meta["val"].shape and node.args[-1] != -1
+    return value(node).shape == value(operand_node(node, 0)).shape and bool(node.args[-1] != -1)

@@ -37,15 +37,22 @@ OpOverload = torch._ops.OpOverload
 
 
 def new_fakes() -> FakeTensorMode:
-    """A fake mode with a shape environment of its own."""
-    return FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+    """A fake mode with a shape environment of its own.
+
+    Without its cache: with a symbolic size, making and reading an entry takes longer than running the operation (a fifth
+    of the time of a compilation).
+    """
+    mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+    mode.cache_enabled = False
+    return mode
 
 
 def fake(mode: FakeTensorMode, tensor: torch.Tensor, batch_dim: int | None, hint: int) -> torch.Tensor:
     """A fake of `tensor`: static, or of size `hint` (symbolic) at `batch_dim`, in the same memory format."""
     if batch_dim is None:
         return mode.from_tensor(tensor.detach(), static_shapes=True)
-    order = sorted(range(tensor.dim()), key=lambda dim: (-tensor.stride(dim), dim))
+    strides = tensor.stride()
+    order = sorted(range(tensor.dim()), key=lambda dim: (-strides[dim], dim))
     sizes = [hint if dim == batch_dim else tensor.shape[dim] for dim in range(tensor.dim())]
     dense = tensor.new_empty([sizes[dim] for dim in order]).permute([order.index(dim) for dim in range(len(order))])
     dynamic = [DimDynamic.DYNAMIC if dim == batch_dim else DimDynamic.STATIC for dim in range(tensor.dim())]
@@ -67,7 +74,7 @@ def tracing_context(mode: FakeTensorMode) -> Iterator[None]:
     )  # its planner reads sizes as numbers
     try:
         with (
-            fx_config.patch(backed_size_oblivious=True),
+            fx_config.patch(backed_size_oblivious=True),  # type: ignore[attr-defined]  # installed when it is imported
             enable_python_dispatcher(),
             mode,
             fx.traceback.preserve_node_meta(),
@@ -119,7 +126,9 @@ def compile_inductor(mode: FakeTensorMode, module: fx.GraphModule) -> Callable[.
     """One inductor compilation that is right for every batch size from 1 on."""
     arguments = [node.meta["val"] for node in module.graph.nodes if node.op == "placeholder"]
     with tracing(TracingContext(mode)), torch.no_grad():
-        return compile_fx(module, arguments)
+        compiled = compile_fx(module, arguments)
+    assert callable(compiled), type(compiled)
+    return compiled
 
 
 def flatten(tree: Any) -> tuple[list[Any], Any]:
@@ -149,7 +158,7 @@ class Watch(TorchDispatchMode):
     """Call `before(operation, args)` ahead of every ATen operation that runs inside the context."""
 
     def __init__(self, before: Callable[[Any, tuple[Any, ...]], None]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's own carries no annotations
         self.before = before
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

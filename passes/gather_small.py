@@ -20,7 +20,7 @@ from typing import Final
 import torch
 from torch import fx
 
-from dpcompile.ir.graph import JointGraph, value
+from dpcompile.ir.graph import JointGraph, operand_node, value
 from dpcompile.kernels import clipping, reduction
 from dpcompile.plan.plan import Plan
 from dpcompile.strategies.emitter import Emitter
@@ -55,7 +55,7 @@ def gathered(joint: JointGraph, total: fx.Node, squares: list[fx.Node]) -> fx.No
     emitter.anchor = total
     whole = emitter.call(reduction.gather, parts)
     sums = [[user for user in part.users if user.target is reduction.weighted_sum] for part in parts]
-    factors = {user.args[1] for users in sums for user in users}
+    factors = {operand_node(user, 1) for users in sums for user in users}
     if len(factors) == 1:
         split_sums(emitter, whole, factors.pop(), parts, sums)
     emitter.anchor = total

@@ -21,7 +21,7 @@ from dpcompile.ir.graph import JointGraph
 
 
 def order_nodes(joint: JointGraph) -> None:
-    """Stable topological order; dead code removed; the module's code made anew."""
+    """Stable topological order; dead code removed."""
     graph = joint.graph
     place = {node: index for index, node in enumerate(graph.nodes)}
     uses = networkx.DiGraph()
@@ -32,4 +32,3 @@ def order_nodes(joint: JointGraph) -> None:
         before.append(node)
     graph.eliminate_dead_code()
     graph.lint()
-    joint.module.recompile()

@@ -21,7 +21,7 @@ import torch
 from torch import fx
 
 from dpcompile.analysis.aliases import Aliases
-from dpcompile.ir.graph import JointGraph, size_expression, value
+from dpcompile.ir.graph import JointGraph, callee, size_expression, value
 from dpcompile.kernels import cross_entropy
 from dpcompile.kernels.workspace import INTO, Workspace
 
@@ -58,7 +58,7 @@ def reuse_memory(joint: JointGraph) -> None:
 
 def write_over(node: fx.Node, aliases: Aliases) -> None:
     """Let an elementwise operation write over an operand, if one is free."""
-    form, name, places = OVER[node.target]
+    form, name, places = OVER[callee(node)]
     operand = free_operand(node, places, aliases)
     if operand is not None:
         node.target = form
@@ -89,4 +89,4 @@ def layout_of(node: fx.Node) -> tuple[Any, ...]:
 def keep_memory(node: fx.Node, aliases: Aliases) -> None:
     """Materialise into a workspace, unless the result outlives the step."""
     if aliases.last[aliases.class_of(node)] != float("inf"):
-        node.target = Workspace(node.target)
+        node.target = Workspace(callee(node))

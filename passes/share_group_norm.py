@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from dpcompile.ir.graph import JointGraph, value
+from dpcompile.ir.graph import JointGraph, operand_node, value
 from dpcompile.kernels import layout, scale
 from dpcompile.plan.plan import Plan
 from dpcompile.strategies.emitter import Emitter
@@ -40,7 +40,7 @@ def share_group_norm(joint: JointGraph, plan: Plan | None = None) -> None:
 
 def examples_first(back: fx.Node) -> bool:
     """Whether the operation's own batch is the examples: one row of statistics per example."""
-    return value(back.args[1]).shape[0] == back.meta["val"][0].shape[0]
+    return value(operand_node(back, 1)).shape[0] == back.meta["val"][0].shape[0]
 
 
 def shifts_of(g: fx.Node) -> list[fx.Node]:

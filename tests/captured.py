@@ -88,6 +88,7 @@ def rewritten(captured: Captured, strategy: Wanted = "auto", passes: Any = PIPEL
         rewrite(copy.joint, plan)
         order_nodes(copy.joint)
         check(copy.joint, rewrite.__name__)
+    copy.joint.module.recompile()
     return copy
 
 

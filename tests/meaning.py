@@ -347,7 +347,8 @@ def candidates(found: Runs, index: int) -> Iterator[State]:
 @cache
 def use_of(sample: Sample) -> Use:
     """The call as a rule sees it: fake operands with a symbolic batch size."""
-    (mode, batch), graph, states = symbolic_batch(), fx.Graph(), {}
+    (mode, batch), graph = symbolic_batch(), fx.Graph()
+    states: dict[fx.Node, Result] = {}
     runs(sample)  # outside of the fake mode
 
     def node(argument: Any) -> Any:
@@ -390,7 +391,7 @@ def symbolic_result(sample: Sample, index: int, batch: Any) -> Any:
     """A result with the sizes and strides that it has on two and on three examples, as formulas of the batch size."""
     two, three = outputs_of(sample, 2)[index], outputs_of(sample, 3)[index]
 
-    def formula(second: int, third: int) -> Any:
+    def formula(second: int | torch.SymInt, third: int | torch.SymInt) -> Any:
         slope, start = third - second, 3 * second - 2 * third
         return slope * batch + start if slope else start
 
@@ -427,7 +428,7 @@ def claim(sample: Sample, rule: Rule | None = None) -> Result | str:
 
 def verdict(sample: Sample, said: Result | str) -> str:
     """Why what was said is wrong; empty if it is right."""
-    if said == REFUSED:
+    if isinstance(said, str):
         return f"{sample} is refused without need" if has_truth(sample) and not sample.allows_refusal() else ""
     found = said if isinstance(said, tuple) else (said,)
     for index, state in enumerate(found):

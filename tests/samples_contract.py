@@ -8,6 +8,8 @@ import torch
 from meaning import N, Operand, Sample, Size, batched, call, constant, positive, shared, summed, uniform
 
 aten = torch.ops.aten
+MUST: dict[str, Any] = {"must": True}
+CAUTIOUS: dict[str, Any] = {"cautious": True}
 MATRICES: tuple[tuple[Operand, Operand], ...] = (
     (batched(N, 5), shared(5, 3)), (shared(3, 5), batched(5, N)), (batched(N, 5, inner=2), shared(5, 3)), (batched(N, 5, outer=2), shared(5, 3)),
     (batched(3, N), batched(N, 2)), (batched(3, N, inner=2), batched(N, 2, inner=2)), (batched(3, N, inner=2), batched(N, 2, outer=2)),
@@ -35,9 +37,9 @@ CONVOLVED = ([2], [1], [1], False, [0], 1)
 TRANSPOSED = ([2], [1], [1], True, [1], 1)
 
 
-def images(*examples: int | None, **folded: int) -> Operand:
+def images(*examples: int | None, outer: int = 1, inner: int = 1) -> Operand:
     """Images of three channels and seven pixels."""
-    return batched(*examples, 3, 7, **folded)
+    return batched(*examples, 3, 7, outer=outer, inner=inner)
 
 
 def backward(g: Operand, x: Operand, weight: Operand, **options: Any) -> Sample:
@@ -126,7 +128,7 @@ NORMALISATIONS: tuple[Sample, ...] = (
         (batched(N, 5, inner=3), batched(N, 5, inner=3), batched(N, 1, outer=3), gaps(N, 1, inner=3), shared(5), shared(5), {}),
         (batched(N, 5, inner=3), batched(N, 5, outer=3), batched(N, 1, outer=3), gaps(N, 1, outer=3), shared(5), shared(5), {}),
         (uniform(N, 5), batched(N, 5), batched(N, 1), gaps(N, 1), shared(5), shared(5), {}), (batched(N, 5), uniform(N, 5), uniform(N, 1), uniform(N, 1), shared(5), shared(5), {}),
-        (constant(1.0, N, 5), batched(N, 5), batched(N, 1), gaps(N, 1), shared(5), shared(5), {}), (summed(3, 5), shared(3, 5), shared(3, 1), shared(3, 1), shared(5), shared(5), {"must": True}),
+        (constant(1.0, N, 5), batched(N, 5), batched(N, 1), gaps(N, 1), shared(5), shared(5), {}), (summed(3, 5), shared(3, 5), shared(3, 1), shared(3, 1), shared(5), shared(5), MUST),
         (batched(N, 5), batched(N, 5), batched(N, 1), gaps(N, 1), summed(5), shared(5), {}), (summed(3, 5), summed(3, 5), shared(3, 1), shared(3, 1), shared(5), shared(5), {}))),
     call(aten.native_layer_norm_backward.default, batched(3, N), batched(3, N), [Size()], shared(3, 1), shared(3, 1), None, None, [True, False, False]),
     *(call(aten._fused_rms_norm.default, x, sizes, w, 1e-5) for x, sizes, w in (
@@ -137,7 +139,7 @@ NORMALISATIONS: tuple[Sample, ...] = (
         (batched(N, 3, 5), batched(N, 3, 5), gaps(N, 3, 1), shared(5), {}), (batched(3, N, 5), batched(3, N, 5), gaps(3, N, 1), shared(5), {}),
         (batched(N, 5, inner=3), batched(N, 5, inner=3), gaps(N, 1, inner=3), shared(5), {}), (batched(N, 5, inner=3), batched(N, 5, inner=3), gaps(N, 1, outer=3), shared(5), {}),
         (batched(N, 5, inner=3), batched(N, 5, outer=3), gaps(N, 1, outer=3), shared(5), {}), (uniform(N, 5), batched(N, 5), gaps(N, 1), shared(5), {}),
-        (summed(3, 5), shared(3, 5), shared(3, 1), shared(5), {"must": True}), (batched(N, 5), batched(N, 5), gaps(N, 1), summed(5), {}))),
+        (summed(3, 5), shared(3, 5), shared(3, 1), shared(5), MUST), (batched(N, 5), batched(N, 5), gaps(N, 1), summed(5), {}))),
     *(call(aten.native_group_norm.default, x, w, b, n, 4, 5, 2, 1e-5) for x, w, b, n in (
         (batched(N, 4, 5), shared(4), shared(4), Size()), (batched(N, 4, 5, inner=3), shared(4), None, Size(lambda b: 3 * b)), (batched(N, 4, 5, outer=3), None, None, Size(lambda b: 3 * b)),
         (uniform(N, 4, 5), shared(4), shared(4), Size()), (summed(3, 4, 5), shared(4), shared(4), 3), (batched(N, 4, 5), summed(4), shared(4), Size()),
@@ -149,7 +151,7 @@ NORMALISATIONS: tuple[Sample, ...] = (
         (batched(N, 4, 5, inner=3), batched(N, 4, 5, outer=3), batched(N, 2, inner=3), gaps(N, 2, inner=3), shared(4), Size(lambda b: 3 * b), {}),
         (batched(N, 4, 5, inner=3), batched(N, 4, 5, inner=3), batched(N, 2, inner=3), gaps(N, 2, outer=3), shared(4), Size(lambda b: 3 * b), {}),
         (uniform(N, 4, 5), batched(N, 4, 5), batched(N, 2), gaps(N, 2), shared(4), Size(), {}), (batched(N, 4, 5), batched(N, 4, 5), batched(N, 2), gaps(N, 2), summed(4), Size(), {}),
-        (summed(3, 4, 5), shared(3, 4, 5), shared(3, 2), shared(3, 2), shared(4), 3, {"must": True}))),
+        (summed(3, 4, 5), shared(3, 4, 5), shared(3, 2), shared(3, 2), shared(4), 3, MUST))),
     *(s for op in BATCH_NORMS for training in (True, False) for s in (
         call(op, batched(N, 3, 5), shared(3), shared(3), shared(3), shared(3, draw=positive), training, 0.1, 1e-5),
         call(op, batched(N, 3, 5, inner=2), shared(3), shared(3), shared(3), shared(3, draw=positive), training, 0.1, 1e-5),
@@ -171,7 +173,7 @@ NORMALISATIONS: tuple[Sample, ...] = (
         (batched(N, 3, 5, inner=2), batched(N, 3, 5, outer=2), shared(3), shared(3), shared(3, draw=positive), shared(0), shared(0), False, {}),
         (batched(N, 3, 5, inner=2), batched(N, 3, 5, inner=2), shared(3), shared(3), shared(3, draw=positive), shared(0), shared(0), False, {}),
         (batched(N, 3, 5), batched(N, 3, 5), summed(3), shared(3), shared(3, draw=positive), shared(0), shared(0), False, {}),
-        (summed(2, 3, 5), shared(2, 3, 5), shared(3), shared(3), shared(3, draw=positive), shared(0), shared(0), False, {"must": True}),
+        (summed(2, 3, 5), shared(2, 3, 5), shared(3), shared(3), shared(3, draw=positive), shared(0), shared(0), False, MUST),
         (batched(2, 3, N), batched(2, 3, N), shared(3), shared(3), shared(3, draw=positive), shared(0), shared(0), False, {}),
         (batched(1, N, 5, inner=3), batched(1, N, 5, inner=3), uniform(N, inner=3), None, None, batched(N, inner=3), gaps(N, inner=3), True, {}),
         (batched(1, N, 5, inner=3), batched(1, N, 5, inner=3), uniform(N, outer=3), None, None, batched(N, inner=3), gaps(N, inner=3), True, {}),
@@ -179,6 +181,6 @@ NORMALISATIONS: tuple[Sample, ...] = (
     *(call(aten._weight_norm_interface.default, v, g, 0) for v, g in ((summed(3, 5), shared(3, 1)), (shared(3, 5), summed(3, 1)))),
     call(aten._weight_norm_interface.default, batched(N, 5), batched(N, 1), 0, cautious=True),
     *(call(aten._weight_norm_interface_backward.default, *four, 0, **more) for *four, more in (
-        (summed(3, 5), shared(3, 5), shared(3, 1), shared(3, 1, draw=positive), {"must": True}), (summed(3, 5), summed(3, 5), shared(3, 1), shared(3, 1, draw=positive), {}),
-        (batched(N, 5), batched(N, 5), batched(N, 1), gaps(N, 1), {"cautious": True}))),
+        (summed(3, 5), shared(3, 5), shared(3, 1), shared(3, 1, draw=positive), MUST), (summed(3, 5), summed(3, 5), shared(3, 1), shared(3, 1, draw=positive), {}),
+        (batched(N, 5), batched(N, 5), batched(N, 1), gaps(N, 1), CAUTIOUS))),
 )  # fmt: skip

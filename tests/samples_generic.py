@@ -30,7 +30,8 @@ DRAWS = (positive, integers(7), booleans)
 
 def arguments(op: Any, operands: list[Operand]) -> list[Any] | None:
     """Positional arguments: the operands in turn, plain numbers, nothing for what is optional."""
-    rest, found = iter(operands), []
+    rest = iter(operands)
+    found: list[Any] = []
     for argument in op._schema.arguments:
         kind = str(argument.type)
         if argument.kwarg_only or (argument.has_default_value() and kind not in ("Tensor", "number")):
@@ -46,7 +47,7 @@ def arguments(op: Any, operands: list[Operand]) -> list[Any] | None:
 
 def samples_of(op: Any) -> tuple[Sample, ...]:
     """Agreeing and shared operands, a sum, a position; examples first, last and folded. Empty where nothing can be run."""
-    named = {"div": {"rounding_mode": "floor"}, "round": {"decimals": 1}, "gelu": {}}
+    named: dict[str, dict[str, Any]] = {"div": {"rounding_mode": "floor"}, "round": {"decimals": 1}, "gelu": {}}
     options = (
         named.get(op._schema.name.removeprefix("aten::"), {})
         if op._overloadname in ("Tensor_mode", "Scalar_mode", "decimals")

@@ -163,7 +163,7 @@ WINDOWS: tuple[Sample, ...] = (
 
 
 def attended(
-    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None, causal: bool = False
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None, *, causal: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Output and logarithm of the normalisation of softmax(q k^T / sqrt(d) + bias) v."""
     scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
@@ -188,7 +188,7 @@ def meaning_of(op: Any) -> Callable[..., tuple[Any, ...]]:
         given = dict(zip(names, args, strict=False)) | kwargs
         operands = given["query"], given["key"], given["value"], given.get("attn_mask", given.get("attn_bias"))
         if "backward" in str(op):
-            found: tuple[Any, ...] = differentiated(given.get("grad_out", given.get("grad_out_")), *operands)
+            found: tuple[Any, ...] = differentiated(given["grad_out" if "grad_out" in given else "grad_out_"], *operands)
         else:
             found = attended(*operands)
         rest = {"max_q": 3, "max_k": 5}
@@ -229,9 +229,11 @@ def attention_call(op: Any, operands: list[Operand], mask: Operand | None) -> Sa
     query, key, value, out, lse = operands
     grad = Operand(out.state, out.shape)
     seed = shared(2)
-    given = {"query": query, "key": key, "value": value, "out": out, "logsumexp": lse, "attn_mask": mask, "attn_bias": mask,
-             "grad_out": grad, "grad_out_": grad, "dropout_p": 0.0, "is_causal": False, "compute_log_sumexp": True, "max_q": 3, "max_k": 5,
-             "grad_input_mask": [True] * 4, "philox_seed": seed, "philox_offset": seed}  # fmt: skip
+    given: dict[str, Any] = {
+        "query": query, "key": key, "value": value, "out": out, "logsumexp": lse, "attn_mask": mask, "attn_bias": mask,
+        "grad_out": grad, "grad_out_": grad, "dropout_p": 0.0, "is_causal": False, "compute_log_sumexp": True, "max_q": 3, "max_k": 5,
+        "grad_input_mask": [True] * 4, "philox_seed": seed, "philox_offset": seed,
+    }  # fmt: skip
     arguments = op._schema.arguments
     args = [given.get(a.name) for a in arguments if not a.kwarg_only and a.name != "return_debug_mask"]
     kwargs = {a.name: given[a.name] for a in arguments if a.kwarg_only and a.name in given and given[a.name] is not None}

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from meaning import (
     N,
+    Operand,
     Sample,
     Size,
     batched,
@@ -92,8 +93,10 @@ def loss(name: str, *more: Any) -> list[Sample]:
 
 def random_like(op: Any, *rest: Any, draw: Any = normal) -> list[Sample]:
     """Draws in the shape of an operand."""
-    operands = (batched(N, 5, draw=draw), batched(3, N, inner=2, draw=draw), uniform(N, 5, draw=draw), constant(0.4, N, 5),
-                constant(0.4, 5), summed(5, draw=draw))  # fmt: skip
+    operands: tuple[Operand, ...] = (
+        batched(N, 5, draw=draw), batched(3, N, inner=2, draw=draw), uniform(N, 5, draw=draw),
+        constant(0.4, N, 5), constant(0.4, 5), summed(5, draw=draw),
+    )  # fmt: skip
     operands = operands[:-1] if op is aten.bernoulli.default else operands
     return [call(op, operand, *rest, drawn=True) for operand in operands]
 

@@ -57,7 +57,7 @@ def assert_same(before: dict[str, Any], after: dict[str, Any]) -> None:
     ids=lambda value: ", ".join(value) if isinstance(value, dict) else "",
 )
 def test_wrong_argument_is_refused_by_name(arguments: dict[str, Any], word: str) -> None:
-    options = {"model": mlp(3, 5, 2), "loss": squares} | arguments
+    options: dict[str, Any] = {"model": mlp(3, 5, 2), "loss": squares} | arguments
     batch = torch.randn(2, 7, 3) if "strategy" in arguments else torch.randn(2, 3)
     with pytest.raises(DPCompileError, match=word):
         dpcompile(options.pop("model"), **options)(batch)
@@ -113,9 +113,9 @@ def mixing_model() -> nn.Module:
     def call(m: Any, x: Tensor) -> Tensor:
         return m.b(m.norm(m.drop(m.a(x))))
 
-    model = Using(call, a=nn.Linear(3, 5), drop=nn.Dropout(0.5), norm=nn.BatchNorm1d(5), b=nn.Linear(5, 2))
-    model.a.bias.requires_grad_(False)
-    return model
+    a = nn.Linear(3, 5)
+    a.bias.requires_grad_(False)
+    return Using(call, a=a, drop=nn.Dropout(0.5), norm=nn.BatchNorm1d(5), b=nn.Linear(5, 2))
 
 
 def test_refused_compile_leaves_the_model_as_it_was() -> None:

@@ -204,7 +204,7 @@ def test_frozen_parameter_may_change_its_value_between_steps(schedule: str) -> N
     private, x = dpcompile(model, loss=squares, schedule=schedule), torch.randn(5, 3, dtype=torch.float64)
     private(x)
     with torch.no_grad():
-        model[0].weight.mul_(3)
+        model.get_parameter("0.weight").mul_(3)
     found = errors(private(x), expect(model, squares, (x,), max_grad_norm=1.0))
     assert max(found.values()) < 1e-9, found
 
@@ -220,10 +220,11 @@ def test_buffers_that_ignore_the_batch_are_updated_once_per_step(schedule: str) 
 
 @SCHEDULES
 def test_buffers_that_follow_the_batch_are_refused(schedule: str) -> None:
-    model = Using(lambda m, x: m.a(m.norm(x)), norm=nn.BatchNorm1d(3, affine=False), a=nn.Linear(3, 2))
+    norm = nn.BatchNorm1d(3, affine=False)
+    model = Using(lambda m, x: m.a(m.norm(x)), norm=norm, a=nn.Linear(3, 2))
     with pytest.raises(DPCompileError, match="norm"):
         dpcompile(model, loss=squares, schedule=schedule)(torch.randn(5, 3))
-    assert not model.norm.running_mean.any() and model.norm.num_batches_tracked == 0
+    assert norm.running_mean is not None and not norm.running_mean.any() and norm.num_batches_tracked == 0
 
 
 @SCHEDULES
@@ -303,13 +304,14 @@ def test_backward_adds_the_clipped_sum_to_grad(schedule: str) -> None:
     private = dpcompile(model, loss=squares, schedule=schedule)
     private.backward(x)
     step = private.backward(x)
-    assert all(torch.allclose(p.grad, 2 * step.grads[name]) for name, p in model.named_parameters())
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and torch.allclose(parameter.grad, 2 * step.grads[name])
 
 
 def test_backward_keeps_the_parameters_dtype() -> None:
     model, x = nn.Linear(3, 2).bfloat16(), torch.randn(5, 3, dtype=torch.bfloat16)
     step = dpcompile(model, loss=squares).backward(x)
-    assert model.weight.grad.dtype == torch.bfloat16
+    assert model.weight.grad is not None and model.weight.grad.dtype == torch.bfloat16
     assert step.norms.dtype == torch.float32 and step.grads["weight"].dtype == torch.float32
 
 
@@ -346,37 +348,37 @@ def test_verify_finds_a_loss_that_changed_behind_the_graphs_back(strict: bool) -
 # -- guards ------------------------------------------------------------------------------------------------
 
 
-def change_nothing(model: nn.Module) -> None:
+def change_nothing(model: Conditional) -> None:
     """The case in which the graph of the first step must still be right."""
 
 
-def unfreeze(model: nn.Module) -> None:
+def unfreeze(model: Conditional) -> None:
     """Train a layer that was frozen at the first step."""
     model.b.requires_grad_(True)
 
 
-def switch_off(model: nn.Module) -> None:
+def switch_off(model: Conditional) -> None:
     """Leave a layer out by a Python attribute."""
     model.use = False
 
 
-def tie(model: nn.Module) -> None:
+def tie(model: Conditional) -> None:
     """Let two layers share one weight."""
     model.b.weight = model.a.weight
 
 
-def replace_weight(model: nn.Module) -> None:
+def replace_weight(model: Conditional) -> None:
     """Put a new parameter object in the place of an old one."""
     model.a.weight = nn.Parameter(torch.randn_like(model.a.weight))
 
 
-def change_values(model: nn.Module) -> None:
+def change_values(model: Conditional) -> None:
     """What an optimizer does."""
     with torch.no_grad():
         model.a.weight.mul_(2.0)
 
 
-def to_float32(model: nn.Module) -> None:
+def to_float32(model: Conditional) -> None:
     """Another floating-point type for parameters that stay the same objects."""
     model.float()
 

@@ -54,9 +54,10 @@ def image_class(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
 
 
 def encoder(pre_norm: bool, batch_first: bool) -> nn.Module:
-    """torch's own transformer encoder without dropout."""
+    """torch's own transformer encoder without dropout, on f[B, T, 6] in either layout."""
     block = nn.TransformerEncoderLayer(6, 2, 10, dropout=0.0, norm_first=pre_norm, batch_first=batch_first)
-    return nn.TransformerEncoder(block, 2, enable_nested_tensor=False)
+    whole = nn.TransformerEncoder(block, 2, enable_nested_tensor=False)
+    return Using(lambda m, x: m.t(x) if batch_first else m.t(x.transpose(0, 1)).transpose(0, 1), t=whole)
 
 
 NETWORKS = (
@@ -84,10 +85,7 @@ NETWORKS = (
         layer(
             f"TransformerEncoder, {'pre' if pre else 'post'}-norm, {'batch' if first else 'sequence'} first",
             "torch's own encoder",
-            lambda pre=pre, first=first: Using(
-                lambda m, x: m.t(x) if first else m.t(x.transpose(0, 1)).transpose(0, 1),
-                t=encoder(pre, first),
-            ),
+            partial(encoder, pre, first),
             floats(5, 6),
         )
         for pre in (True, False)

@@ -51,6 +51,7 @@ class SharedWithCustomModule(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.a = nn.Linear(6, 6, bias=False)
+        assert isinstance(self.a.weight, nn.Parameter)
         self.b = TransposedUse(self.a.weight)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -115,7 +116,7 @@ class Checkpointed(nn.Module):
 class Recurrent(nn.Module):
     """LSTM, GRU or RNN followed by a linear layer, for batch-first input f[B, T, 3]."""
 
-    def __init__(self, kind: type[nn.RNNBase], sequence_first: bool = False, **options: Any) -> None:
+    def __init__(self, kind: type[nn.LSTM] | type[nn.GRU] | type[nn.RNN], sequence_first: bool = False, **options: Any) -> None:
         super().__init__()
         self.rnn = kind(3, 5, batch_first=not sequence_first, **options)
         self.sequence_first = sequence_first

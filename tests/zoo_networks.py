@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def mlp(*widths: int) -> nn.Module:
+def mlp(*widths: int) -> nn.Sequential:
     """Linear layers of these widths with tanh between them."""
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(widths):

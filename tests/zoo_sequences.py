@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import zoo_layers as layers
 from torch import Tensor, nn
 from zoo_case import (
@@ -69,7 +71,7 @@ ATTENTION = (
         layer(
             f"self-attention, {'batch' if first else 'sequence'} first{', weights' if weights else ''}",
             "in-projection weights used in three places",
-            lambda first=first, weights=weights: layers.Attention(first, weights),
+            partial(layers.Attention, first, weights),
             floats(5, 6),
         )
         for first in (True, False)
@@ -79,7 +81,7 @@ ATTENTION = (
         layer(
             f"cross-attention, {'batch' if first else 'sequence'} first",
             "query and memory of different lengths",
-            lambda first=first: layers.Attention(first, False),
+            partial(layers.Attention, first, False),
             floats(5, 6),
             floats(3, 6),
         )
@@ -97,7 +99,8 @@ ATTENTION = (
 
 def cell_loop(cell: nn.LSTMCell, x: Tensor) -> Tensor:
     """An LSTM as a loop over a cell; f[B, T, d] to f[B, hidden]."""
-    state = None
+    state: tuple[Tensor, Tensor] | None = None
     for step in x.unbind(1):
         state = cell(step, state)
+    assert state is not None
     return state[0]

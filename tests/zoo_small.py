@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import nn
 from zoo_case import (
@@ -11,6 +13,13 @@ from zoo_case import (
     layer,
 )
 from zoo_layers import Using, convolution
+
+
+def flat_bags(mode: str) -> nn.Module:
+    """Bags laid out in one vector of indices, with the places where they begin."""
+    bags = nn.EmbeddingBag(7, 3, mode=mode)
+    return Using(lambda m, x: m.e(x.reshape(-1), torch.arange(0, x.numel(), x.shape[1])), e=bags)
+
 
 NORMS = (
     layer(
@@ -87,10 +96,7 @@ EMBEDDINGS = (
         layer(
             f"embedding bag, {mode}",
             "ragged bags with repeated indices",
-            lambda mode=mode: Using(
-                lambda m, x: m.e(x.reshape(-1), torch.arange(0, x.numel(), x.shape[1])),
-                e=nn.EmbeddingBag(7, 3, mode=mode),
-            ),
+            partial(flat_bags, mode),
             integers(4, 5),
         )
         for mode in ("sum", "mean", "max")
@@ -99,7 +105,7 @@ EMBEDDINGS = (
         layer(
             f"embedding bag of rows, {mode}",
             "bags of equal size",
-            lambda mode=mode: nn.EmbeddingBag(7, 3, mode=mode),
+            partial(nn.EmbeddingBag, 7, 3, mode=mode),
             integers(7, 5),
         )
         for mode in ("sum", "mean", "max")
@@ -153,7 +159,7 @@ CONVOLUTIONS = (
         layer(
             f"conv2d {mode} padding",
             "a padding mode that hook libraries ignore",
-            lambda mode=mode: nn.Conv2d(3, 5, 3, padding=1, padding_mode=mode),
+            partial(nn.Conv2d, 3, 5, 3, padding=1, padding_mode=mode),
             floats(3, 5, 7),
         )
         for mode in ("zeros", "reflect", "circular", "replicate")
@@ -218,6 +224,7 @@ CONVOLUTIONS = (
 def batch_norm_in_use() -> nn.Module:
     """A network whose running statistics are not those of a new one."""
     norm = nn.BatchNorm2d(5)
+    assert norm.running_mean is not None and norm.running_var is not None
     norm.running_mean.normal_()
     norm.running_var.uniform_(0.5, 2.0)
     return nn.Sequential(nn.Conv2d(3, 5, 1), norm)

@@ -6,14 +6,25 @@ imported inside the factories, because importing it takes seconds.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 from torch import nn
+
+Config = TypeVar("Config")
+
+
+def configuration(kind: Callable[..., Config], **options: Any) -> Config:
+    """A configuration of the library; its classes take more options than their signatures say."""
+    return kind(**options)
 
 
 def gpt2(attention: str) -> nn.Module:
     """GPT-2 with tied embeddings."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    config = GPT2Config(
+    config = configuration(
+        GPT2Config,
         vocab_size=13,
         n_positions=11,
         n_embd=6,
@@ -34,7 +45,8 @@ def bert(attention: str) -> nn.Module:
     """BERT with a masked-language-model head that is tied to the embeddings."""
     from transformers import BertConfig, BertForMaskedLM
 
-    config = BertConfig(
+    config = configuration(
+        BertConfig,
         vocab_size=13,
         hidden_size=6,
         num_hidden_layers=2,
@@ -53,7 +65,8 @@ def llama(attention: str) -> nn.Module:
     """Llama with grouped-query attention: four query heads, two key and value heads."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    config = LlamaConfig(
+    config = configuration(
+        LlamaConfig,
         vocab_size=13,
         hidden_size=8,
         intermediate_size=11,
@@ -74,7 +87,8 @@ def t5() -> nn.Module:
     """T5: encoder, decoder, relative position bias, one embedding for both."""
     from transformers import T5Config, T5ForConditionalGeneration
 
-    config = T5Config(
+    config = configuration(
+        T5Config,
         vocab_size=13,
         d_model=6,
         d_kv=3,
@@ -94,7 +108,8 @@ def vit(attention: str) -> nn.Module:
     """ViT with a classification head."""
     from transformers import ViTConfig, ViTForImageClassification
 
-    config = ViTConfig(
+    config = configuration(
+        ViTConfig,
         hidden_size=6,
         num_hidden_layers=1,
         num_attention_heads=2,

@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 from dpcompile.ir.axis import Batched, Constant, Uniform
-from dpcompile.ir.graph import value
+from dpcompile.ir.graph import operand_node, value
 from dpcompile.ir.site import (
     ChannelScale,
     Contraction,
@@ -45,9 +45,9 @@ def operand(use: Use, node: fx.Node) -> Operand | None:
 def untransposed(node: fx.Node) -> tuple[fx.Node, bool]:
     """The matrix under a transpose, and whether there was one."""
     if node.target is aten.t.default:
-        return node.args[0], True  # type: ignore[return-value]
+        return operand_node(node, 0), True
     is_2d = node.target is aten.transpose.int and len(value(node).shape) == 2
-    return (node.args[0], True) if is_2d else (node, False)  # type: ignore[return-value]
+    return (operand_node(node, 0), True) if is_2d else (node, False)
 
 
 def dense(node: fx.Node, use: Use) -> Contraction | None:

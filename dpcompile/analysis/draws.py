@@ -16,7 +16,7 @@ from torch import Tensor, fx
 
 from dpcompile import torch_private
 from dpcompile.ir.axis import Batched, Position, State, Uniform
-from dpcompile.ir.graph import size_expression
+from dpcompile.ir.graph import callee, size_expression
 from dpcompile.rules.rule import Result
 
 SEEDS_PER_NODE = 64
@@ -24,8 +24,9 @@ SEEDS_PER_NODE = 64
 
 def is_random(node: fx.Node) -> bool:
     """Whether a node draws random numbers outside of fused attention."""
-    overload = isinstance(node.target, torch_private.OpOverload)
-    return overload and torch.Tag.nondeterministic_seeded in node.target.tags and dropout_place(node) is None  # type: ignore[union-attr]
+    operation = node.target
+    seeded = isinstance(operation, torch_private.OpOverload) and torch.Tag.nondeterministic_seeded in operation.tags
+    return seeded and dropout_place(node) is None
 
 
 def dropout_place(node: fx.Node) -> int | None:
@@ -61,7 +62,7 @@ def draw_per_example(
         torch.manual_seed(number * SEEDS_PER_NODE + row)
         one = {n: one_example(n, states[n], value, symbol, position, len(rows)) for n, value in values.items()}
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), one.__getitem__)
-        results.append(node.target(*args, **kwargs))  # type: ignore[operator]
+        results.append(callee(node)(*args, **kwargs))
     fakes, state = node.meta["val"], states[node]
     if isinstance(state, tuple):
         return tuple(joined([r[i] for r in results], s, fakes[i], symbol) for i, s in enumerate(state))

@@ -12,7 +12,7 @@ from dpcompile.ir.axis import BATCH_SIZE, SHARED, Batched, BatchSize, Constant, 
 from dpcompile.ir.errors import MixedExamplesError, UnsupportedOperation, refusal
 from dpcompile.ir.graph import JointGraph, size_expression, where
 from dpcompile.rules import OPS, rule_of
-from dpcompile.rules.rule import Result, Use
+from dpcompile.rules.rule import LAID, Result, Use
 
 WAY_OUT = "keep every example's computation apart until the loss"
 
@@ -98,7 +98,7 @@ def check_shapes(use: Use, result: Result) -> None:
                 use.node,
                 Mixes(f"the result {state} has shape {shape}, so the batch size is not where the examples are"),
             )
-        if expected and hasattr(state, "outer") and shape[state.dim] != state.outer * use.symbol * state.inner:
+        if isinstance(state, LAID) and shape[state.dim] != state.outer * use.symbol * state.inner:
             raise mixed(use.node, Mixes(f"the result {state} has shape {shape}, which does not hold all examples"))
 
 

@@ -18,7 +18,7 @@ from dpcompile.analysis.company import BASE, LAST, RUNS, SINGLE, Values, explain
 from dpcompile.analysis.draws import draw_per_example, is_random, without_dropout
 from dpcompile.analysis.rounding import SHRINKS, excess, is_close_in_norm, worst
 from dpcompile.ir.axis import Batched, Shared, Summed, Uniform
-from dpcompile.ir.graph import JointGraph
+from dpcompile.ir.graph import JointGraph, callee, integer, operand_node
 from dpcompile.rules.rule import Result
 
 FAILURES = (RuntimeError, IndexError, ValueError, TypeError)
@@ -98,7 +98,7 @@ class Lockstep:
         args, kwargs = fx.node.map_arg(without_dropout(node), lambda n: values[n])
         if wide:
             args, kwargs = fx.node.map_aggregate((args, kwargs), widened)
-        result = node.target(*args, **kwargs)  # type: ignore[operator]
+        result = callee(node)(*args, **kwargs)
         return result.zero_() if is_uninitialised(node) else result
 
     def disagreement(self, node: fx.Node) -> str:
@@ -188,8 +188,8 @@ def is_known(node: fx.Node, state: Result, states: Mapping[fx.Node, Result]) -> 
     """Picking one of several results was judged with them, if the state is the one they were judged by."""
     if node.target is not getitem:
         return False
-    before = states[node.args[0]]  # type: ignore[index]
-    return isinstance(before, tuple) and before[node.args[1]] == state  # type: ignore[index]
+    before = states[operand_node(node, 0)]
+    return isinstance(before, tuple) and before[integer(node, 1)] == state
 
 
 def is_uninitialised(node: fx.Node) -> bool:

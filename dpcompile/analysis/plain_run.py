@@ -152,8 +152,8 @@ def line_of_branch(program: Program, layout: Layout, one: Sequence[Tensor], seve
     unknown.
     """
     left, right = record(program, layout, one), record(program, layout, several)
-    for key in (lambda step: step[0], lambda step: step[:2]):
-        names = [key(step) for step in left], [key(step) for step in right]
+    for compared in (1, 2):  # the operations, then also the numbers among their arguments
+        names = [step[:compared] for step in left], [step[:compared] for step in right]
         for kind, start, end, other, _ in difflib.SequenceMatcher(None, *names, autojunk=False).get_opcodes():
             if kind != "equal":
                 return left[start][2] if end > start else right[other][2]

@@ -10,7 +10,7 @@ from torch import fx
 
 from dpcompile.analysis.contractions import is_contraction, recognise
 from dpcompile.ir.axis import Summed
-from dpcompile.ir.graph import JointGraph, value
+from dpcompile.ir.graph import JointGraph, operand_node, value
 from dpcompile.ir.site import Contraction, Site, Term
 from dpcompile.rules.rule import Result
 
@@ -64,9 +64,11 @@ def tail_of(gradient: fx.Node, states: Mapping[fx.Node, Result]) -> tuple[list[f
             ends.append(node)
             continue
         tail.add(node)
-        before = node.args[0].all_input_nodes if node.target is operator.getitem else node.all_input_nodes  # type: ignore[union-attr]
+        before = node.all_input_nodes
         if node.target is operator.getitem:
-            tail.add(node.args[0])  # type: ignore[arg-type]
+            several = operand_node(node, 0)
+            tail.add(several)
+            before = several.all_input_nodes
         stack += [n for n in before if is_summed(states[n])]
     return ends, tail
 
@@ -91,7 +93,8 @@ def follow(node: fx.Node, ends: set[fx.Node], place: str, scale: float, paths: l
     args = node.args
     if is_sum_of_two(node):
         sign = -1.0 if node.target is aten.sub.Tensor else 1.0
-        return follow(args[0], ends, place, scale, paths) and follow(args[1], ends, place, sign * scale, paths)  # type: ignore[arg-type]
+        left, right = operand_node(node, 0), operand_node(node, 1)
+        return follow(left, ends, place, scale, paths) and follow(right, ends, place, sign * scale, paths)
     if not node.args or not isinstance(args[0], fx.Node):
         return False
     source = args[0]

@@ -42,7 +42,9 @@ class Cost:
 
     def at(self, sizes: dict[str, float]) -> Cost:
         """The cost in numbers."""
-        return replace(self, **{name: evaluate(getattr(self, name), tuple(sorted(sizes.items()))) for name in NUMBERS})
+        values = tuple(sorted(sizes.items()))
+        numbers: dict[str, Any] = {name: evaluate(getattr(self, name), values) for name in NUMBERS}
+        return replace(self, **numbers)
 
 
 NUMBERS = tuple(item.name for item in fields(Cost) if item.name != "form")

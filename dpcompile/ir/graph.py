@@ -6,11 +6,15 @@ No pass ever guesses from a node's name what a placeholder is: this record says 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import sympy
 import torch
 from torch import fx
+
+from dpcompile import torch_private
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,7 @@ class JointGraph:
     inputs: list[Input]
     outputs: list[tuple[str, str]]
     symbol: sympy.Symbol
-    fakes: object
+    fakes: torch_private.Fakes
     notes: list[str] = field(default_factory=list)
     constants: list[str] = field(default_factory=list)
 
@@ -75,6 +79,26 @@ def value(node: fx.Node) -> torch.Tensor:
     fake = node.meta["val"]
     assert isinstance(fake, torch.Tensor), node
     return fake
+
+
+def operand_node(node: fx.Node, index: int) -> fx.Node:
+    """The positional argument at this place, which is another node."""
+    found = node.args[index]
+    assert isinstance(found, fx.Node), f"argument {index} of {node} is {found}"
+    return found
+
+
+def integer(node: fx.Node, index: int) -> int:
+    """The positional argument at this place, which is a known integer: a dimension or the number of a result."""
+    found = node.args[index]
+    assert isinstance(found, int), f"argument {index} of {node} is {found}"
+    return found
+
+
+def callee(node: fx.Node) -> Callable[..., Any]:
+    """What a call runs: an ATen operation, a kernel or a Python operator."""
+    assert not isinstance(node.target, str), f"{node} is no call of a function"
+    return node.target
 
 
 def size_expression(size: int | torch.SymInt) -> sympy.Expr:

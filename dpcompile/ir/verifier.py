@@ -21,7 +21,7 @@ def violations(joint: JointGraph) -> list[str]:
         found.append("the output tuple and its description differ in length")
     if found:
         return found  # nothing can be looked up by its role
-    if joint.symbol in torch_private.specialised(joint.fakes):  # type: ignore[arg-type]
+    if joint.symbol in torch_private.specialised(joint.fakes):
         found.append("the batch size became fixed")
     placed: set[fx.Node] = set()
     for node in nodes:

@@ -37,7 +37,7 @@ class ExampleLoop:
     def __call__(self, *tensors: Tensor) -> Tensor:
         """f[B, *shape]; the first `batched` tensors have the examples first."""
         size = tensors[0].shape[0]
-        if not isinstance(size, int):
+        if not is_known(size):
             return tensors[0].new_empty((size, *self.shape))
         results = [self.one([*(t[i] for t in tensors[: self.batched]), *tensors[self.batched :]]) for i in range(size)]
         return torch.stack(results)
@@ -50,6 +50,11 @@ class ExampleLoop:
 
     def __repr__(self) -> str:
         return f"example_loop({self.target})"
+
+
+def is_known(size: int | torch.SymInt) -> bool:
+    """Whether a size is a number, as it is but for a trace."""
+    return isinstance(size, int)
 
 
 class Place(int):

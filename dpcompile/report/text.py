@@ -24,11 +24,12 @@ class Report:
     max_grad_norm: float
 
     def __str__(self) -> str:
-        console = Console(file=io.StringIO(), width=150, force_terminal=False)
+        text = io.StringIO()
+        console = Console(file=text, width=150, force_terminal=False)
         console.print(self.table())
         for line in self.footer():
             console.print(line, highlight=False, soft_wrap=True)
-        return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+        return text.getvalue()
 
     def __rich__(self) -> Table:
         return self.table()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterable
 
 import torch
 
-from dpcompile.rules import contract, index, nn, normalise, pointwise, reduce, select, view
+from dpcompile.rules import contract, families, index, nn, normalise, pointwise, reduce, select, view
 from dpcompile.rules.rule import Rule, python_rule
 
 TABLES = (pointwise.RULES, view.RULES, select.RULES, reduce.RULES, contract.RULES, normalise.RULES, index.RULES, nn.RULES)
-PYTHON = dict.fromkeys(
+PYTHON: dict[object, Rule] = dict.fromkeys(
     (
         operator.getitem,
         operator.mul,
@@ -36,7 +37,7 @@ PYTHON = dict.fromkeys(
 )
 
 
-def merged(tables: tuple[dict[object, Rule], ...]) -> dict[object, Rule]:
+def merged(tables: Iterable[dict[object, Rule]]) -> dict[object, Rule]:
     """All rows in one table."""
     rows: dict[object, Rule] = {}
     for table in tables:
@@ -47,11 +48,11 @@ def merged(tables: tuple[dict[object, Rule], ...]) -> dict[object, Rule]:
     return rows
 
 
-OPS = merged((*TABLES, dict(PYTHON)))
+OPS = merged((*TABLES, PYTHON))
 
 
 def rule_of(target: object) -> Rule | None:
     """The rule of an operation, None if it has none."""
     if target in OPS:
         return OPS[target]
-    return pointwise.pointwise if pointwise.is_pointwise(target) else None
+    return families.pointwise if pointwise.is_pointwise(target) else None

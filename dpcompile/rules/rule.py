@@ -31,7 +31,7 @@ from dpcompile.ir.axis import (
     Summed,
     Uniform,
 )
-from dpcompile.ir.graph import size_expression, value
+from dpcompile.ir.graph import integer, operand_node, size_expression, value
 
 Result = State | tuple[State, ...]
 Laid = Batched | Uniform
@@ -213,7 +213,7 @@ def is_fixed(use: Use, node: fx.Node) -> bool:
 def python_rule(use: Use) -> Result:
     """Integer arithmetic on sizes, and picking one of several results."""
     if use.node.target is operator.getitem:
-        states = use.states[use.node.args[0]]  # type: ignore[index]
+        states = use.states[operand_node(use.node, 0)]
         assert isinstance(states, tuple)
-        return states[use.node.args[1]]  # type: ignore[index]
+        return states[integer(use.node, 1)]
     return BATCH_SIZE

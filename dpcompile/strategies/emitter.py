@@ -18,6 +18,7 @@ from dpcompile.ir.errors import CaptureError
 from dpcompile.ir.graph import JointGraph, value
 from dpcompile.ir.site import Operand
 from dpcompile.kernels import layout
+from dpcompile.kernels.shapes import SHAPES
 from dpcompile.kernels.traceable import TRACEABLE
 
 
@@ -68,15 +69,12 @@ class Emitter:
         self.joint.module.register_buffer(name, tensor)
         with self.joint.graph.inserting_before(self.anchor):
             node = self.joint.graph.get_attr(name)
-        node.meta["val"] = self.joint.fakes.from_tensor(tensor, static_shapes=True)  # type: ignore[attr-defined]
+        node.meta["val"] = self.joint.fakes.from_tensor(tensor, static_shapes=True)
         return node
 
     def fake(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
         """The fake result, computed once for equal operands; refuses if the call would fix the batch size."""
-        key = (
-            function,
-            *map(signature, fx.node.map_arg((args, kwargs or {}), lambda node: Fake(node.meta["val"]))),
-        )
+        key = (function, *map(signature, fx.node.map_arg((args, kwargs or {}), stand_in)))
         if key not in self.fakes:
             self.fakes[key] = self.computed(function, args, kwargs)
         return self.fakes[key]
@@ -85,9 +83,10 @@ class Emitter:
         """The fake result of one call."""
         fakes, keywords = fx.node.map_arg((args, kwargs or {}), lambda node: node.meta["val"])
         mode = self.joint.fakes
-        with torch_private.tracing_context(mode), torch.no_grad():  # type: ignore[arg-type]
-            result = TRACEABLE.get(function, function)(*fakes, **keywords)
-        if self.joint.symbol in torch_private.specialised(mode):  # type: ignore[arg-type]
+        with torch_private.tracing_context(mode), torch.no_grad():
+            stand_in = SHAPES.get(function) or TRACEABLE.get(function, function)
+            result = stand_in(*fakes, **keywords)
+        if self.joint.symbol in torch_private.specialised(mode):
             raise CaptureError(f"{getattr(function, '__name__', function)} would fix the batch size")
         return result
 
@@ -129,6 +128,11 @@ class Fake:
 
     def __init__(self, value: Any) -> None:
         self.value = value
+
+
+def stand_in(node: fx.Node) -> Any:
+    """What stands for an operand in a signature (Any, since fx knows only its own argument types)."""
+    return Fake(node.meta["val"])
 
 
 def signature(argument: Any) -> Any:

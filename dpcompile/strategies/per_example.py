@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from dpcompile.ir.graph import size_expression, value
+from dpcompile.ir.graph import callee, integer, operand_node, size_expression, value
 from dpcompile.ir.site import ChannelScale, Contraction, Convolution, Dense, LayerScale, Opaque, Rows, Total
 from dpcompile.kernels import convolution, dense, embedding, layout, scale
 from dpcompile.kernels.fallback import ExampleLoop, Place, grouped_products, sum_images
@@ -71,9 +71,8 @@ def row_operands(contraction: Rows, emitter: Emitter) -> tuple[fx.Node, fx.Node]
 def opaque_gradient(contraction: Opaque, emitter: Emitter) -> fx.Node:
     """An unknown operation, run for one example at a time."""
     node = contraction.node
-    index = node.args[1] if node.target is operator.getitem else None
-    call = node.args[0] if index is not None else node
-    assert isinstance(call, fx.Node)
+    is_item = node.target is operator.getitem
+    call, index = (operand_node(node, 0), integer(node, 1)) if is_item else (node, None)
     batched = {operand.node: emitter.examples(operand) for operand in contraction.operands}
     shared = [n for n in call.all_input_nodes if n not in batched and isinstance(n.meta["val"], Tensor)]
     places = {n: i for i, n in enumerate([*batched, *shared])}
@@ -82,7 +81,7 @@ def opaque_gradient(contraction: Opaque, emitter: Emitter) -> fx.Node:
         return Place(places[argument]) if argument in places else size_for_one(argument, emitter)
 
     args, kwargs = fx.node.map_arg((call.args, dict(call.kwargs)), freeze)
-    loop = ExampleLoop(call.target, args, kwargs, index, len(batched), contraction.shape)
+    loop = ExampleLoop(callee(call), args, kwargs, index, len(batched), contraction.shape)
     return emitter.call(loop, *batched.values(), *shared)
 
 

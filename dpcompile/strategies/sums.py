@@ -70,8 +70,7 @@ def emit_bookkeep(contraction: Contraction, norm: NormStrategy, factors: fx.Node
         table = emitter.call(embedding.contract_rows, ids, g, factors, contraction.rows, contraction.padding_idx)
         return emitter.call(torch.ops.aten.view.default, table, list(contraction.node.meta["val"].shape))
     if isinstance(contraction, Convolution):
-        g, x = contraction.g, contraction.x
-        return emitter.call(convolution.contract, x.node, g.node, factors, contraction.geometry)
+        return emitter.call(convolution.contract, contraction.x.node, contraction.g.node, factors, contraction.geometry)
     assert isinstance(contraction, Dense)
     product = emitter.call(dense.contract, emitter.rows(contraction.a), emitter.rows(contraction.g), factors)
     stacked = len(contraction.node.meta["val"].shape) == 3

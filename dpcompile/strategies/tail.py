@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from dpcompile.ir.graph import value
+from dpcompile.ir.graph import callee, operand_node, value
 from dpcompile.ir.site import Site
 from dpcompile.kernels.fallback import ExampleLoop, Place
 from dpcompile.kernels.reduction import widen
@@ -110,7 +110,7 @@ PLAIN = (
 
 def lift(node: fx.Node, stacked: Mapping[fx.Node, fx.Node], emitter: Emitter) -> fx.Node | None:
     """One operation of the tail on stacked values; None when no row covers it."""
-    args = [stacked[a] if a in stacked else wide(a, emitter) if isinstance(a, fx.Node) else a for a in node.args]
+    args: list[Any] = [lifted_operand(a, stacked, emitter) if isinstance(a, fx.Node) else a for a in node.args]
     first, target = args[0], node.target
     if target in BINARY and not node.kwargs:
         ranks = [rank_of(a) for a in node.args[:2]]
@@ -146,6 +146,11 @@ def lift(node: fx.Node, stacked: Mapping[fx.Node, fx.Node], emitter: Emitter) ->
     return None
 
 
+def lifted_operand(node: fx.Node, stacked: Mapping[fx.Node, fx.Node], emitter: Emitter) -> fx.Node:
+    """An operand's stacked values if it has them, else the operand itself, which all examples share."""
+    return stacked[node] if node in stacked else wide(node, emitter)
+
+
 def rank_of(argument: Any) -> int:
     """Dimensions of the single value; -1 for numbers."""
     return len(value(argument).shape) if isinstance(argument, fx.Node) else -1
@@ -156,7 +161,7 @@ def through_tail(site: Site, gradients: Mapping[fx.Node, fx.Node], emitter: Emit
     stacked = {node: wide(own, emitter) for node, own in gradients.items()}
     for node in site.tail:
         if narrows(node) and node.args[0] in stacked:
-            stacked[node] = stacked[node.args[0]]  # type: ignore[index]
+            stacked[node] = stacked[operand_node(node, 0)]
             continue
         lifted = lift(node, stacked, emitter)
         stacked[node] = lifted if lifted is not None else looped(node, stacked, emitter)
@@ -169,10 +174,10 @@ def copied_tail(site: Site, sums: Mapping[fx.Node, fx.Node], emitter: Emitter) -
     for node in site.tail:
         emitter.place = node.meta.get("module_path", ""), node.meta.get("source_line", "")
         if narrows(node) and node.args[0] in copies:
-            copies[node] = copies[node.args[0]]  # type: ignore[index]
+            copies[node] = copies[operand_node(node, 0)]
             continue
-        args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), lambda n: copies[n] if n in copies else wide(n, emitter))
-        copies[node] = emitter.call_with(node.target, args, kwargs)  # type: ignore[arg-type]
+        args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), lambda n: lifted_operand(n, copies, emitter))
+        copies[node] = emitter.call_with(callee(node), args, kwargs)
     return copies[site.gradient]
 
 
@@ -198,7 +203,7 @@ def looped(node: fx.Node, stacked: Mapping[fx.Node, fx.Node], emitter: Emitter) 
     places = {n: i for i, n in enumerate([*batched, *shared])}
     args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), lambda n: Place(places[n]))
     shape = tuple(int(size) for size in value(node).shape)
-    loop = ExampleLoop(node.target, args, kwargs, None, len(batched), shape)  # type: ignore[arg-type]
+    loop = ExampleLoop(callee(node), args, kwargs, None, len(batched), shape)
     return emitter.call(loop, *(stacked[n] for n in batched), *(wide(n, emitter) for n in shared))
 
 

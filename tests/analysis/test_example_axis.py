@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from captured import captured, captured_case
+from captured import Captured, captured, captured_case
 from torch import nn
 from zoo_case import squares
 from zoo_layers import Using, parameter
 
 from dpcompile.analysis.example_axis import example_axis, state_of
-from dpcompile.ir.axis import SHARED, SUMMED, Batched, Constant, State, Summed
+from dpcompile.ir.axis import SHARED, SUMMED, Batched, Constant
 from dpcompile.ir.errors import MixedExamplesError, UnsupportedOperation
-from dpcompile.rules.rule import Use
+from dpcompile.rules.rule import Result, Use
 
 aten = torch.ops.aten
 CASES = (
@@ -33,18 +33,26 @@ CASES = (
 )
 
 
+def state_of_output(found: Captured, kind: str, name: str = "") -> Result:
+    """The state of what is returned under a name."""
+    node = found.joint.output(kind, name)
+    assert node is not None
+    return found.states[node]
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_losses_are_one_per_example_and_gradients_sums(name: str) -> None:
     found = captured_case(name)
-    assert found.states[found.joint.output("losses")] == Batched(0)
-    assert all(found.states[node] == SUMMED for node in found.joint.named("gradient").values())
+    assert state_of_output(found, "losses") == Batched(0)
+    assert all(state_of_output(found, "gradient", name) == SUMMED for name in found.joint.named("gradient"))
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_parameters_are_shared_and_the_batch_lies_where_it_was_said(name: str) -> None:
     found = captured_case(name)
     for item, node in zip(found.joint.inputs, found.joint.placeholders().values(), strict=True):
-        assert found.states[node] == (Batched(item.dim) if item.kind == "batch" else SHARED)
+        assert (item.kind == "batch") == (item.dim is not None)
+        assert found.states[node] == (SHARED if item.dim is None else Batched(item.dim))
 
 
 def states_of(name: str, target: Any) -> list[Any]:
@@ -74,7 +82,7 @@ def test_instance_norm_folds_the_examples_into_the_channels() -> None:
 def test_gradients_of_ones_are_constants() -> None:
     found = captured(nn.Linear(5, 3), lambda m, x: m(x).sum(1), torch.randn(2, 5))
     assert any(isinstance(state, Constant) for state in found.states.values())
-    assert found.states[found.joint.output("gradient", "bias")] == SUMMED
+    assert state_of_output(found, "gradient", "bias") == SUMMED
 
 
 def use_of(model: nn.Module, *args: Any) -> dict[Any, Any]:
@@ -134,6 +142,8 @@ def test_an_operation_without_a_rule_is_fine_on_shared_values() -> None:
 
 def test_a_buffer_that_takes_in_the_batch_is_refused() -> None:
     class Remembers(nn.Module):
+        seen: torch.Tensor
+
         def __init__(self) -> None:
             super().__init__()
             self.a = nn.Linear(5, 3)
@@ -157,6 +167,6 @@ def test_the_analysis_changes_nothing() -> None:
 def test_a_state_that_contradicts_the_shape_is_refused() -> None:
     found = captured_case("linear")
     node = next(n for n in found.joint.graph.nodes if n.target is aten.addmm.default)
-    wrong: dict[Any, State] = {n: Summed() if n.op == "placeholder" else s for n, s in found.states.items()}  # type: ignore[misc]
+    wrong = {n: SUMMED if n.op == "placeholder" else s for n, s in found.states.items()}
     with pytest.raises(MixedExamplesError):
         state_of(Use(node, wrong, found.joint.symbol))

@@ -78,7 +78,7 @@ class Plant:
         joint = self.captured.joint
         with joint.graph.inserting_after(self.last):
             self.last = joint.graph.call_function(target, args)
-        with torch_private.tracing_context(joint.fakes):  # type: ignore[arg-type]
+        with torch_private.tracing_context(joint.fakes):
             self.last.meta["val"] = target(*fx.node.map_arg(args, lambda node: node.meta["val"]))
         self.captured.states[self.last] = by_shape(self.last, joint)
         return self.last

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import sympy
 import torch
@@ -11,19 +12,20 @@ from torch import nn
 from zoo_case import squares
 
 from dpcompile import torch_private
+from dpcompile.ir.graph import size_expression
 from dpcompile.ir.printer import argument_text, format_graph, target_text, type_text
 from dpcompile.kernels.dense import sqnorm_outer
 
 aten = torch.ops.aten
 
 
-def types(*sizes: object, dtype: torch.dtype = torch.float32) -> str:
+def types(*sizes: int | Callable[[Any], Any] | None, dtype: torch.dtype = torch.float32) -> str:
     """The text of a fake tensor; None stands for the batch size."""
     mode = torch_private.new_fakes()
     batch = torch_private.fake(mode, torch.empty(23), 0, 23).shape[0]
     with mode:
         fake = torch.empty([batch if size is None else size(batch) if callable(size) else size for size in sizes], dtype=dtype)
-    return type_text(fake, batch.node.expr)
+    return type_text(fake, size_expression(batch))
 
 
 def test_types_are_short_and_the_batch_is_b() -> None:

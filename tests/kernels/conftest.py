@@ -42,7 +42,7 @@ def trace(function: Callable[..., Any], arguments: tuple[Any, ...], hint: int) -
 
     def program(*tensors: Tensor) -> Any:
         for tensor in tensors[1:]:
-            torch._check(tensor.shape[0] == tensors[0].shape[0])  # type: ignore[no-untyped-call]
+            torch._check(tensor.shape[0] == tensors[0].shape[0])
         return function(*merge(arguments, tensors))
 
     with torch_private.tracing_context(mode):

@@ -101,7 +101,7 @@ def captured(model: Classifier, steps: int) -> tuple[torch_private.Fakes, torch.
     def joint(*tensors: Tensor) -> list[Tensor]:
         held = [tensor.detach().requires_grad_() for tensor in tensors[:-2]]
         x, y = tensors[-2:]
-        torch._check(x.shape[0] == y.shape[0])  # type: ignore[no-untyped-call]
+        torch._check(x.shape[0] == y.shape[0])
         with RecurrentSites():
             losses = torch.func.functional_call(model, dict(zip(names, held, strict=True)), (x, y))
         return [losses.detach(), *torch.autograd.grad(losses.sum(), held)]

@@ -21,9 +21,9 @@ def group_norm(
     _, mean, rstd = torch.ops.aten.native_group_norm(x, weight, bias, *sizes, 1e-5)
     rows = []
     for index in range(batch):
-        leaves = [t.clone().requires_grad_() for t in (x[index : index + 1], weight, bias)]
-        out = F.group_norm(leaves[0], groups, *leaves[1:])
-        rows.append(torch.autograd.grad(out, leaves, g[index : index + 1]))
+        one, scale, shift = (t.clone().requires_grad_() for t in (x[index : index + 1], weight, bias))
+        out = F.group_norm(one, groups, scale, shift)
+        rows.append(torch.autograd.grad(out, (one, scale, shift), g[index : index + 1]))
     expected = [torch.stack([row[place] for row in rows]) for place in range(3)] if rows else [t.new_zeros(0) for t in (x, x, x)]
     return (g, x, mean, rstd, weight), (expected[0].reshape(x.shape), *(e.reshape(batch, channels) for e in expected[1:]))
 
@@ -40,8 +40,10 @@ def test_one_pass_gives_all_three_gradients(
 
 
 def test_other_layouts_and_half_types_fall_back_to_separate_passes() -> None:
-    (g, x, *rest), expected = group_norm(3, 6, (5, 7), 3)
-    last = [t.to(memory_format=torch.channels_last) for t in (g, x)]
-    assert_close(tuple(scale.group_norm_backward(*last, *rest, 3)), expected, rtol=1e-9, atol=1e-11, check_stride=False)
-    results = scale.group_norm_backward(*(t.bfloat16() for t in (g, x, *rest)), 3)
+    (g, x, mean, rstd, weight), expected = group_norm(3, 6, (5, 7), 3)
+    last_g, last_x = (t.to(memory_format=torch.channels_last) for t in (g, x))
+    results = scale.group_norm_backward(last_g, last_x, mean, rstd, weight, 3)
+    assert_close(tuple(results), expected, rtol=1e-9, atol=1e-11, check_stride=False)
+    g, x, mean, rstd, weight = (t.bfloat16() for t in (g, x, mean, rstd, weight))
+    results = scale.group_norm_backward(g, x, mean, rstd, weight, 3)
     assert [r.dtype for r in results] == [torch.bfloat16, torch.float32, torch.float32]

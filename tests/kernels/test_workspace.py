@@ -55,7 +55,8 @@ def test_half_types_are_materialised_in_float32() -> None:
 
 
 def test_threads_do_not_share_memory() -> None:
-    workspace, found = Workspace(dense.materialize), {}
+    workspace = Workspace(dense.materialize)
+    found: dict[str, Tensor] = {}
     mine = workspace(*operands(3))
     other = threading.Thread(target=lambda: found.update(other=workspace(*operands(3))))
     other.start()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from captured import Captured, captured
-from torch import nn
+from torch import fx, nn
 from zoo_case import squares
 
 from dpcompile.ir.graph import JointGraph
@@ -25,7 +25,7 @@ def names(joint: JointGraph) -> list[str]:
 
 def is_topological(joint: JointGraph) -> bool:
     """Whether every operand stands before its use."""
-    seen = set()
+    seen: set[fx.Node] = set()
     for node in joint.graph.nodes:
         if not seen.issuperset(node.all_input_nodes):
             return False

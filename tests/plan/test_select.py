@@ -10,9 +10,9 @@ from captured import Captured, captured
 from torch import nn
 from zoo_case import squares
 
-from dpcompile.cost.hardware import HARDWARE
+from dpcompile.cost.hardware import HARDWARE, Hardware
 from dpcompile.ir.errors import StrategyError
-from dpcompile.plan.select import choose, options_of
+from dpcompile.plan.select import Wanted, choose, options_of
 from dpcompile.strategies import NORMS
 
 CPU = HARDWARE["cpu"]
@@ -27,7 +27,7 @@ def model() -> Captured:
 
 @pytest.mark.parametrize("hardware", HARDWARE.values(), ids=lambda row: row.name)
 @pytest.mark.parametrize("size", [1, 3, 1009])
-def test_the_cheapest_option_is_chosen(model: Captured, hardware: object, size: int) -> None:
+def test_the_cheapest_option_is_chosen(model: Captured, hardware: Hardware, size: int) -> None:
     for choice in choose(model.sites, hardware, size).choices:
         options, declined = options_of(choice.site, hardware, size)
         assert choice.option.seconds == min(option.seconds for option in options)
@@ -57,7 +57,7 @@ def test_the_first_pattern_that_matches_decides(model: Captured) -> None:
 
 
 @pytest.mark.parametrize("strategy", ["ghost", {"0.weight": "ghost"}, {"0.weight": ("gram", "ghost")}])
-def test_an_unknown_name_is_refused_with_those_that_exist(model: Captured, strategy: object) -> None:
+def test_an_unknown_name_is_refused_with_those_that_exist(model: Captured, strategy: Wanted) -> None:
     with pytest.raises(StrategyError, match=r"ghost.*gram.*materialize.*bookkeep"):
         model.plan(strategy)
 
@@ -78,7 +78,7 @@ def test_a_pattern_that_matches_no_parameter_is_refused(model: Captured) -> None
         ({"0.weight": "grouped"}, "convolution"),
     ],
 )
-def test_what_cannot_be_applied_is_refused_with_the_reason(model: Captured, strategy: object, reason: str) -> None:
+def test_what_cannot_be_applied_is_refused_with_the_reason(model: Captured, strategy: Wanted, reason: str) -> None:
     with pytest.raises(StrategyError, match=reason):
         model.plan(strategy)
 

@@ -92,6 +92,7 @@ def emit_all(captured: Captured) -> Captured:
     """A copy of the graph that returns the squared norm and the weighted sum by every strategy at every site."""
     copy = captured.copied()
     losses, emitter = copy.joint.output("losses"), Emitter(copy.joint)
+    assert losses is not None
     outputs: Ways = {("losses", ""): losses}
     for site in copy.sites:
         for norm in norms_of(site):
@@ -104,6 +105,7 @@ def emit_all(captured: Captured) -> Captured:
     copy.joint.replace_outputs(outputs)
     order_nodes(copy.joint)
     check(copy.joint, "the emission of all strategies")
+    copy.joint.module.recompile()
     return copy
 
 
