@@ -2,7 +2,8 @@
 
 peak_flops: dense FLOP/s by dtype. bandwidth: bytes/s. fresh_bandwidth: bytes/s for memory touched for the first time
 (page faults on a CPU). launch: seconds to start one operation. efficiency: fraction of the peak that each form of
-matrix work reaches.
+matrix work reaches. cache, cache_bandwidth: bytes of work that stay in the last cache, and the rate there; 0 where the
+table does not know.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ class Hardware:
     launch: float
     source: str
     efficiency: dict[str, float] = field(default_factory=dict)
+    cache: float = 0.0
+    cache_bandwidth: float = 1.0
 
     def flops(self, dtype: str) -> float:
         """Peak rate for a dtype; float32's where the table has no row."""
@@ -50,7 +53,7 @@ HARDWARE = {
     for row in (
         # Two cores of a server CPU with AVX-512, measured with float32 matrix products of size 1024 and a copy of 256 MB.
         Hardware("cpu", {"float32": 3.3e11, "float64": 1.6e11, "bfloat16": 3.3e11}, 1.6e10, 4.0e9, 2.4e10, 6e-6,
-                 "measured on two cores of a 2.7 GHz AVX-512 server CPU", CPU_EFFICIENCY),
+                 "measured on two cores of a 2.7 GHz AVX-512 server CPU", CPU_EFFICIENCY, 3.2e7, 5e10),
         # https://www.nvidia.com/en-us/data-center/h200/ (dense rates: half of the sparse ones printed there)
         Hardware("h200", {"float32": 6.7e13, "tf32": 4.94e14, "bfloat16": 9.89e14, "float16": 9.89e14, "float64": 6.7e13},
                  4.8e12, 4.8e12, 1.41e11, 4e-6, "NVIDIA H200 datasheet", GPU_EFFICIENCY),

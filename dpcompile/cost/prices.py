@@ -10,7 +10,7 @@ from dpcompile.ir.site import ChannelScale, Contraction, Convolution, Dense, Lay
 
 def sizes_of(site: Site, batch_size: int) -> dict[str, float]:
     """Numbers for the symbols of `dpcompile.ir.cost`; the largest contraction decides for a reused weight."""
-    sizes: dict[str, float] = dict.fromkeys(("T", "T_in", "d", "p", "V", "w", "n"), 1.0)
+    sizes: dict[str, float] = dict.fromkeys(("T", "T_in", "d", "p", "K", "V", "w", "n"), 1.0)
     sizes |= {"G": 1.0, "B": float(batch_size), "P": float(math.prod(site.shape))}
     sizes["s"] = float(max(value(site.gradient).dtype.itemsize, 4))
     for term in site.terms:
@@ -32,7 +32,8 @@ def contraction_sizes(contraction: Contraction) -> dict[str, int]:
         case Convolution():
             first, second, *kernel = contraction.weight_shape
             groups = contraction.geometry.groups
-            per_group = {"d": second * math.prod(kernel), "p": first // groups, "G": groups}
+            taps = math.prod(kernel)
+            per_group = {"d": second * taps, "p": first // groups, "G": groups, "K": taps}
             return {
                 "T": contraction.positions * contraction.x.folded,
                 "T_in": contraction.input_positions,

@@ -8,15 +8,12 @@ from __future__ import annotations
 from dpcompile.cost.hardware import Hardware
 from dpcompile.ir.cost import Cost
 
-# Below this size memory comes from the allocator's own pool, without page faults (glibc's mmap threshold at most).
-POOLED_BYTES = 32 * 2**20
-
 
 def seconds(cost: Cost, hardware: Hardware, dtype: str = "float32") -> float:
     """Predicted seconds of a cost that is in numbers (`Cost.at`)."""
     rate = hardware.flops(dtype) * hardware.efficiency.get(cost.form, 0.7)
     arithmetic = cost.matrix_flops / rate + cost.other_flops / (hardware.flops(dtype) / 8)
-    traffic = cost.bytes_moved / hardware.bandwidth
-    fresh = max(0.0, cost.fresh_bytes - POOLED_BYTES) / hardware.fresh_bandwidth
-    fresh += cost.resident_bytes / (2 * hardware.fresh_bandwidth)  # memory that later work of the step cannot take over
+    traffic = cost.bytes_moved / (hardware.cache_bandwidth if cost.bytes_moved <= hardware.cache else hardware.bandwidth)
+    fresh = cost.fresh_bytes / hardware.fresh_bandwidth
+    fresh += cost.resident_bytes / (4 * hardware.fresh_bandwidth)  # memory that later work of the step cannot take over
     return float(max(arithmetic, traffic) + fresh + cost.launches * hardware.launch)

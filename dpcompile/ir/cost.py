@@ -17,8 +17,8 @@ from typing import Any
 
 import sympy
 
-B, T, T_IN, D_IN, D_OUT, GROUPS, ROWS, WIDTH, ELEMENTS, PARAMETERS, BYTES = sympy.symbols(
-    "B T T_in d p G V w n P s", positive=True
+B, T, T_IN, D_IN, D_OUT, GROUPS, TAPS, ROWS, WIDTH, ELEMENTS, PARAMETERS, BYTES = sympy.symbols(
+    "B T T_in d p G K V w n P s", positive=True
 )
 ZERO = sympy.Integer(0)
 

@@ -20,10 +20,10 @@ DENSE_COST = Cost(
     launches=4 + B / 8,
     form="batched",
 )
-CONVOLUTION_COST = Cost(
+CONVOLUTION_COST = Cost(  # the unfolded operand and the workspace stay in the cache
     matrix_flops=2 * B * GROUPS * T * D_IN * D_OUT,
-    other_flops=2 * B * PARAMETERS,
-    bytes_moved=BYTES * B * GROUPS * (3 * T * D_IN + T * D_OUT + D_IN * D_OUT),
+    other_flops=6 * B * GROUPS * T * D_IN + 2 * B * PARAMETERS,
+    bytes_moved=BYTES * B * GROUPS * T * D_OUT,
     launches=6 + B / 4,
     form="unfolded",
 )

@@ -24,7 +24,7 @@ DENSE_COST = Cost(
     other_flops=3 * B * T**2 + 2 * B * T * (D_IN + D_OUT),
     bytes_moved=BYTES * B * (2 * T * (D_IN + D_OUT) + 4 * T**2),
     fresh_bytes=2 * BYTES * B * T**2,
-    launches=6,
+    launches=20,
     form="gram",
 )
 CONVOLUTION_COST = Cost(
@@ -32,7 +32,7 @@ CONVOLUTION_COST = Cost(
     other_flops=3 * B * GROUPS * T**2,
     bytes_moved=BYTES * B * GROUPS * (3 * T * D_IN + T * D_OUT + 4 * T**2),
     fresh_bytes=BYTES * B * GROUPS * (T * D_IN + 2 * T**2),
-    launches=9,
+    launches=24,
     form="gram",
 )
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from dpcompile.ir.cost import BYTES, D_IN, D_OUT, GROUPS, PARAMETERS, WIDTH, B, Cost, T
+from dpcompile.ir.cost import BYTES, D_IN, D_OUT, GROUPS, PARAMETERS, T_IN, TAPS, WIDTH, B, Cost, T
 from dpcompile.ir.site import Contraction, Convolution, Dense, Rows
 from dpcompile.kernels import convolution, dense, embedding, reduction
 from dpcompile.strategies.emitter import Emitter
@@ -26,10 +26,10 @@ PRODUCT = Cost(
     resident_bytes=BYTES * B * GROUPS * T * (D_IN + D_OUT),
     launches=2,
 )
-WEIGHT_GRADIENT = Cost(
+WEIGHT_GRADIENT = Cost(  # an input has T_in * d / K elements per group: d counts every tap of the kernel
     matrix_flops=2 * B * GROUPS * T * D_IN * D_OUT,
-    bytes_moved=BYTES * B * GROUPS * T * (D_IN + 2 * D_OUT),
-    resident_bytes=BYTES * B * GROUPS * T * (D_IN + D_OUT),
+    bytes_moved=BYTES * B * GROUPS * (T_IN * D_IN / TAPS + 2 * T * D_OUT),
+    resident_bytes=BYTES * B * GROUPS * (T_IN * D_IN / TAPS + T * D_OUT),
     launches=2,
     form="convolution weight gradient",
 )

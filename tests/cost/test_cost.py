@@ -8,11 +8,11 @@ import pytest
 import sympy
 
 from dpcompile.cost.hardware import HARDWARE, Hardware
-from dpcompile.cost.roofline import POOLED_BYTES, seconds
+from dpcompile.cost.roofline import seconds
 from dpcompile.ir.cost import NUMBERS, B, Cost, T
 
 ROWS = pytest.mark.parametrize("row", HARDWARE.values(), ids=lambda row: row.name)
-SOME = Cost(1e9, 1e6, 1e8, 1e7, float(2 * POOLED_BYTES), 10)
+SOME = Cost(1e9, 1e6, 1e8, 1e7, 6e7, 10)
 
 
 def test_costs_are_formulas_that_add_up() -> None:
@@ -52,11 +52,17 @@ def test_the_slower_of_arithmetic_and_traffic_counts(row: Hardware) -> None:
 
 
 @ROWS
-@pytest.mark.parametrize("form", ["matmul", "batched", "grouped convolution", "convolution weight gradient"])
+@pytest.mark.parametrize("form", ["matmul", "batched", "gram", "unfolded", "grouped convolution", "convolution weight gradient"])
 def test_every_form_of_matrix_work_has_an_efficiency(row: Hardware, form: str) -> None:
     assert 0 < row.efficiency[form] <= 1
     reached = 1e15 / seconds(Cost(matrix_flops=1e15, form=form).at({}), row)
     assert reached == pytest.approx(row.efficiency[form] * row.peak_flops["float32"])
+
+
+@ROWS
+def test_traffic_that_stays_in_the_cache_is_no_slower(row: Hardware) -> None:
+    small, large = (seconds(Cost(bytes_moved=size).at({}), row) / size for size in (max(row.cache, 1.0), 2 * row.cache + 1))
+    assert small <= large
 
 
 @ROWS
