@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from dpcompile import torch_private
 from dpcompile.ir.errors import DPCompileError
 from dpcompile.ir.graph import JointGraph
-from dpcompile.ir.verifier import has_random
+from dpcompile.ir.randomness import has_draws
 from dpcompile.kernels.fallback import ExampleLoop
 from dpcompile.kernels.traceable import TRACEABLE
 from dpcompile.losses import Program
@@ -68,7 +68,7 @@ class Runner(GraphCall):
 
     def __init__(self, joint: JointGraph, program: Program, backend: str) -> None:
         super().__init__(joint, program, backend)
-        self.random = has_random(joint)
+        self.random = has_draws(joint.graph.nodes)
 
     def __call__(self, tensors: Sequence[Tensor], mask: Tensor, max_grad_norm: Tensor) -> Raw:
         """Run the step on one chunk; `tensors` are the batch's, in order."""

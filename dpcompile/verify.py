@@ -23,7 +23,6 @@ from torch import Tensor
 
 from dpcompile import torch_private
 from dpcompile.analysis.company import COPIES, RUNS
-from dpcompile.analysis.draws import has_draws
 from dpcompile.analysis.example_axis import example_axis
 from dpcompile.analysis.examples import draw_examples, example_dims, take
 from dpcompile.analysis.independence import DRAWS, check_independence
@@ -33,6 +32,7 @@ from dpcompile.analysis.rounding import whole_tolerance
 from dpcompile.batch import Batch
 from dpcompile.capture import capture
 from dpcompile.ir.errors import DPCompileError, InvalidInput, VerificationError
+from dpcompile.ir.randomness import has_draws
 from dpcompile.losses import Program
 from dpcompile.runtime import Runner
 from dpcompile.step import Step

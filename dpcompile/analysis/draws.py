@@ -7,7 +7,7 @@ its dropout is switched off for the check, in forward and backward alike.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sympy
@@ -17,6 +17,7 @@ from torch import Tensor, fx
 from dpcompile import torch_private
 from dpcompile.ir.axis import Batched, Position, State, Uniform
 from dpcompile.ir.graph import callee, size_expression
+from dpcompile.ir.randomness import dropout_place
 from dpcompile.rules.rule import Result
 
 SEEDS_PER_NODE = 64
@@ -27,14 +28,6 @@ def is_random(node: fx.Node) -> bool:
     operation = node.target
     seeded = isinstance(operation, torch_private.OpOverload) and torch.Tag.nondeterministic_seeded in operation.tags
     return seeded and dropout_place(node) is None
-
-
-def dropout_place(node: fx.Node) -> int | None:
-    """Which positional argument of fused attention is the probability of dropout."""
-    if not isinstance(node.target, torch_private.OpOverload):
-        return None
-    names = [argument.name for argument in node.target._schema.arguments]
-    return names.index("dropout_p") if "dropout_p" in names else None
 
 
 def without_dropout(node: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -93,9 +86,3 @@ def joined(parts: Sequence[Tensor], state: State, fake: Tensor, symbol: sympy.Sy
     whole = torch.cat(folded, state.dim + 1).flatten(state.dim, state.dim + 2)
     strides = [int(size_expression(stride).subs(symbol, len(parts))) for stride in fake.stride()]
     return torch.empty_strided(whole.shape, strides, dtype=whole.dtype, device=whole.device).copy_(whole)
-
-
-def has_draws(nodes: Iterable[fx.Node]) -> bool:
-    """Whether any operation draws random numbers, fused attention included."""
-    seeded = torch.Tag.nondeterministic_seeded
-    return any(isinstance(n.target, torch_private.OpOverload) and seeded in n.target.tags for n in nodes)

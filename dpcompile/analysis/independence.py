@@ -22,7 +22,6 @@ from torch import Tensor, fx
 
 from dpcompile import torch_private
 from dpcompile.analysis.company import MOVED, RUNS, SINGLE
-from dpcompile.analysis.draws import has_draws
 from dpcompile.analysis.examples import draw_examples, example_dims, take
 from dpcompile.analysis.lockstep import Lockstep
 from dpcompile.analysis.plain_run import (
@@ -37,6 +36,7 @@ from dpcompile.batch import Batch
 from dpcompile.ir.axis import Batched, Constant
 from dpcompile.ir.errors import CaptureError, DPCompileError, MixedExamplesError, refusal
 from dpcompile.ir.graph import JointGraph, where
+from dpcompile.ir.randomness import has_draws
 from dpcompile.losses import Program
 from dpcompile.rules.rule import Result
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import fx
 
 from dpcompile import torch_private
@@ -58,9 +57,3 @@ def check(joint: JointGraph, after: str) -> None:
     found = violations(joint)
     if found:
         raise CaptureError(f"internal error after {after}: " + "; ".join(found))
-
-
-def has_random(joint: JointGraph) -> bool:
-    """Whether a step draws random numbers."""
-    tag = torch.Tag.nondeterministic_seeded
-    return any(isinstance(n.target, torch_private.OpOverload) and tag in n.target.tags for n in joint.graph.nodes)

@@ -12,7 +12,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from dpcompile.kernels.gram import block_product, gram_gamma, sqnorm_blocks
+from dpcompile.kernels.gram import block_sums, gram, gram_gamma, sqnorm_blocks
 from dpcompile.kernels.reduction import sqnorm, widen
 
 __all__ = [
@@ -116,15 +116,30 @@ def batch_is_inner(x: Tensor) -> bool:
     return isinstance(x.stride(1), torch.SymInt) or x.stride(1) > x.stride(0) > 0
 
 
-def cross_dense(a1: Tensor, g1: Tensor, a2: Tensor, g2: Tensor) -> Tensor:
-    """Inner products f64[B] of g1^T a1 and g2^T a2, with a1, g1: f[B, T, *] and a2, g2: f[B, S, *].
+def cross_dense(a1: Tensor, g1: Tensor, a2: Tensor, g2: Tensor) -> tuple[Tensor, Tensor]:
+    """Inner products f64[B] of g1^T a1 and g2^T a2, with a1, g1: f[B, T, *] and a2, g2: f[B, S, *], and f64[B] S.
 
     Through Gram matrices, with T split so that a block has few rows. At S = T = 1 this is <a1, a2> <g1, g2>.
+    |error| <= gram_gamma(dtype, max(T, S), d, p) * S, first and second order of rounding as in `sqnorm_blocks`.
     """
     a1, g1, a2, g2 = widen(a1), widen(g1), widen(a2), widen(g2)
     blocks = min(4, -(-a1.shape[1] // (2 * TILE)))
-    pairs = zip(a1.tensor_split(blocks, 1), g1.tensor_split(blocks, 1), strict=True)
-    return torch.stack([block_product(a, g, a2, g2) for a, g in pairs]).sum(0)
+    columns = lengths(a2), lengths(g2)
+    parts, crude = [], []
+    for a, g in zip(a1.tensor_split(blocks, 1), g1.tensor_split(blocks, 1), strict=True):
+        rows = lengths(a), lengths(g)
+        parts.append(block_sums((gram(a, a2), gram(g, g2)), rows, columns))
+        crude.append((rows[0] * rows[1]).sum(1, dtype=torch.float64))
+    totals, reaches = (torch.stack(list(sums)).sum(0) for sums in zip(*parts, strict=True))
+    gamma = gram_gamma(a1.dtype, max(a1.shape[1], a2.shape[1]), a1.shape[2], g1.shape[2])
+    second = torch.stack(crude).sum(0) * (columns[0] * columns[1]).sum(1, dtype=torch.float64)
+    return totals, reaches + 2 * gamma * second
+
+
+def lengths(x: Tensor) -> Tensor:
+    """|x_t| as f[B, T]."""
+    norms: Tensor = torch.linalg.vector_norm(x, dim=2)
+    return norms
 
 
 TRACEABLE: Final[dict[Callable[..., object], Callable[..., object]]] = {

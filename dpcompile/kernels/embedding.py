@@ -77,34 +77,55 @@ def _without_padding(ids: Tensor, g: Tensor, padding_idx: int) -> Tensor:
     return g if padding_idx < 0 else torch.where((ids == padding_idx).unsqueeze(2), 0.0, g)
 
 
-def cross_rows(ids1: Tensor, g1: Tensor, ids2: Tensor, g2: Tensor, padding_idx1: int = -1, padding_idx2: int = -1) -> Tensor:
-    """Inner products f64[B] of two uses of one table: sum over pairs with equal ids of <g1_t, g2_s>.
+def reach_rows(ids: Tensor, g: Tensor, padding_idx: int = -1) -> Tensor:
+    """f64[B]: S with |error| <= gamma * S for sqnorm_rows, gamma = gram_gamma(dtype, T, T, d).
 
-    ids1: int[B, T], g1: f[B, T, d], ids2: int[B, S], g2: f[B, S, d].
+    A row's sum is off by at most T u sum |g_t|, and its square by twice that times the sum, to first order.
     """
-    g2 = widen(g2).transpose(1, 2)
+    return sqnorm_rows(ids, lengths_of(g), padding_idx)
+
+
+def lengths_of(x: Tensor) -> Tensor:
+    """|x_t| as f[B, T, 1]."""
+    return torch.linalg.vector_norm(widen(x), dim=2, keepdim=True)
+
+
+def cross_rows(
+    ids1: Tensor, g1: Tensor, ids2: Tensor, g2: Tensor, padding_idx1: int = -1, padding_idx2: int = -1
+) -> tuple[Tensor, Tensor]:
+    """Inner products f64[B] of two uses of one table, and f64[B] S: |error| <= gram_gamma(dtype, S, 0, d) * S.
+
+    The sum over pairs with equal ids of <g1_t, g2_s>, S of |g1_t| |g2_s|. ids1: int[B, T], g1: f[B, T, d],
+    ids2: int[B, S], g2: f[B, S, d].
+    """
+    g2 = widen(g2)
+    columns, lengths = g2.transpose(1, 2), lengths_of(g2).transpose(1, 2)
     ids1, ids2 = ids1.unsqueeze(2), ids2.unsqueeze(1)
     blocks = min(4, -(-ids1.shape[1] // ROWS))
-    parts = []
+    parts: list[Tensor] = []
+    reaches: list[Tensor] = []
     for ids, g in zip(ids1.tensor_split(blocks, 1), widen(g1).tensor_split(blocks, 1), strict=True):
         kept = (ids == ids2) & (ids != padding_idx1) & (ids2 != padding_idx2)
-        parts.append(torch.where(kept, torch.bmm(g, g2), 0.0).sum(2).sum(1, dtype=torch.float64))
-    return torch.stack(parts).sum(0)
+        for products, sums in ((torch.bmm(g, columns), parts), (lengths_of(g) * lengths, reaches)):
+            sums.append(torch.where(kept, products, 0.0).sum(2).sum(1, dtype=torch.float64))
+    return torch.stack(parts).sum(0), torch.stack(reaches).sum(0)
 
 
-def cross_rows_dense(ids: Tensor, b: Tensor, a: Tensor, g: Tensor, padding_idx: int = -1) -> Tensor:
-    """Inner products f64[B] of a table's gradients as an embedding and as a tied linear head's weight.
+def cross_rows_dense(ids: Tensor, b: Tensor, a: Tensor, g: Tensor, padding_idx: int = -1) -> tuple[Tensor, Tensor]:
+    """Inner products f64[B] of a table's gradients as an embedding and as a tied linear head's weight, and f64[B] S.
 
     The embedding looked up ids: int[B, S] and received b: f[B, S, d]; the head has inputs a: f[B, T, d] and
     output gradients g: f[B, T, V]. The result is sum_{t,s} g[t, ids_s] <a_t, b_s>: exact, without any [V, d]
-    tensor.
+    tensor. Rounding: |error| <= gram_gamma(dtype, S, 0, d) * S with S = sum_{t,s} |g[t, ids_s]| |a_t| |b_s|.
     """
-    a, g, b = widen(a), widen(g), widen(b).transpose(1, 2)
+    a, g, b = widen(a), widen(g), widen(b)
     kept, columns = (ids != padding_idx).unsqueeze(1), ids.unsqueeze(1)
+    lengths = torch.where(kept, lengths_of(b).transpose(1, 2), 0.0).transpose(1, 2)
     blocks = min(4, -(-a.shape[1] // ROWS))
-    parts = []
+    parts, reaches = [], []
     for rows, gradients in zip(a.tensor_split(blocks, 1), g.tensor_split(blocks, 1), strict=True):
         picked = gradients.gather(2, columns.expand(-1, rows.shape[1], -1))
-        products = torch.where(kept, picked * torch.bmm(rows, b), 0.0)
+        products = torch.where(kept, picked * torch.bmm(rows, b.transpose(1, 2)), 0.0)
         parts.append(products.sum(2).sum(1, dtype=torch.float64))
-    return torch.stack(parts).sum(0)
+        reaches.append((torch.bmm(picked.abs(), lengths) * lengths_of(rows)).sum((1, 2), dtype=torch.float64))
+    return torch.stack(parts).sum(0), torch.stack(reaches).sum(0)

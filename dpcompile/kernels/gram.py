@@ -19,12 +19,6 @@ CONFIDENCE: Final = 7.0
 """Lambda of Higham & Mary: the bound fails with probability 2 exp(-lambda^2 / 2) = 5e-11."""
 
 
-def block_product(a1: Tensor, g1: Tensor, a2: Tensor, g2: Tensor) -> Tensor:
-    """f64[B]: sum_{t,s} <a1_t, a2_s> <g1_t, g2_s> for a1, g1: f[B, T, *] and a2, g2: f[B, S, *]."""
-    products = torch.bmm(a1, a2.transpose(1, 2)) * torch.bmm(g1, g2.transpose(1, 2))
-    return products.sum(2).sum(1, dtype=torch.float64)
-
-
 def block_sums(
     grams: tuple[Tensor, Tensor], rows: tuple[Tensor, Tensor], columns: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from itertools import combinations
 import torch
 
 from dpcompile.ir.cost import BYTES, D_IN, WIDTH, B, Cost, T
+from dpcompile.ir.graph import value
 from dpcompile.ir.site import Dense, Rows, Site, Term
 from dpcompile.kernels import dense, embedding
 from dpcompile.strategies import gram, rows
@@ -59,50 +60,71 @@ def factors(term: Term, emitter: Emitter) -> tuple[torch.fx.Node, torch.fx.Node]
 
 
 def square(term: Term, emitter: Emitter) -> SquaredNorm:
-    """The squared norm of one term."""
+    """The squared norm of one term and its rounding."""
     contraction = term.contraction
     if isinstance(contraction, Rows):
         ids, g = row_operands(contraction, emitter)
-        return SquaredNorm(emitter.call(embedding.sqnorm_rows, ids, g, contraction.padding_idx))
+        reach = emitter.call(embedding.reach_rows, ids, g, contraction.padding_idx)
+        gamma = dense.gram_gamma(dtype_of(g), contraction.positions, contraction.positions, contraction.width)
+        return SquaredNorm(emitter.call(embedding.sqnorm_rows, ids, g, contraction.padding_idx), ((reach, gamma),))
     assert isinstance(contraction, Dense)
     pair = emitter.call(dense.sqnorm_gram, *factors(term, emitter))
     gamma = dense.gram_gamma(dtype_of(contraction.g.node), contraction.positions, contraction.d, contraction.p)
     return SquaredNorm(emitter.item(pair, 0), ((emitter.item(pair, 1), gamma),))
 
 
-def inner(left: Term, right: Term, emitter: Emitter) -> torch.fx.Node:
-    """The inner product f64[B] of two terms' per-example gradients."""
-    if isinstance(left.contraction, Dense) and isinstance(right.contraction, Dense):
-        return emitter.call(dense.cross_dense, *factors(left, emitter), *factors(right, emitter))
-    if isinstance(left.contraction, Rows) and isinstance(right.contraction, Rows):
-        first, second = row_operands(left.contraction, emitter), row_operands(right.contraction, emitter)
-        padding = left.contraction.padding_idx, right.contraction.padding_idx
-        return emitter.call(embedding.cross_rows, *first, *second, *padding)
-    lookup, product = (left, right) if isinstance(left.contraction, Rows) else (right, left)
-    assert isinstance(lookup.contraction, Rows)
-    ids, b = row_operands(lookup.contraction, emitter)
-    a, g = factors(product, emitter)
-    return emitter.call(embedding.cross_rows_dense, ids, b, a, g, lookup.contraction.padding_idx)
+def inner(left: Term, right: Term, emitter: Emitter) -> SquaredNorm:
+    """The inner product f64[B] of two terms' per-example gradients and its rounding."""
+    lookups = [term for term in (left, right) if isinstance(term.contraction, Rows)]
+    products = [term for term in (left, right) if isinstance(term.contraction, Dense)]
+    longest = max(positions(left), positions(right))
+    if not lookups:
+        first, second = factors(left, emitter), factors(right, emitter)
+        pair = emitter.call(dense.cross_dense, *first, *second)
+        widths = value(first[0]).shape[2], value(first[1]).shape[2]
+    elif not products:
+        rows_of = [row_operands(term.contraction, emitter) for term in lookups if isinstance(term.contraction, Rows)]
+        padding = [term.contraction.padding_idx for term in lookups if isinstance(term.contraction, Rows)]
+        pair = emitter.call(embedding.cross_rows, *rows_of[0], *rows_of[1], *padding)
+        widths = 0, value(rows_of[0][1]).shape[2]
+    else:
+        lookup = lookups[0].contraction
+        assert isinstance(lookup, Rows)
+        ids, b = row_operands(lookup, emitter)
+        pair = emitter.call(embedding.cross_rows_dense, ids, b, *factors(products[0], emitter), lookup.padding_idx)
+        widths = 0, value(b).shape[2]
+    gamma = dense.gram_gamma(dtype_of(output_gradient(left)), longest, *widths)
+    return SquaredNorm(emitter.item(pair, 0), ((emitter.item(pair, 1), gamma),))
+
+
+def positions(term: Term) -> int:
+    """Positions per example of a product or lookup."""
+    assert isinstance(term.contraction, (Dense, Rows))
+    return term.contraction.positions
+
+
+def output_gradient(term: Term) -> torch.fx.Node:
+    """The output gradient, whose dtype says how operands round."""
+    assert isinstance(term.contraction, (Dense, Rows))
+    return term.contraction.g.node
 
 
 def emit(site: Site, emitter: Emitter) -> SquaredNorm:
     """All squares and twice all inner products, weighted by the tails' factors; clamped at zero.
 
-    Rounding: |n^2 - true| <= (sum over terms of |scale_i| sqrt(gamma_i S_i))^2 <= k * sum of scale_i^2 gamma_i S_i for
-    k terms, because every inner product is bounded by the geometric mean of the two squares' bounds.
+    Rounding: every square and every inner product brings its own bound; what they may cancel to does not matter.
     """
     emitter.at(site.gradient)
-    add, multiply = torch.ops.aten.add.Tensor, torch.ops.aten.mul.Scalar
-    total, bounds = None, []
-    for term in site.terms:
-        part = square(term, emitter)
-        weighted = emitter.call(multiply, part.squared, term.scale**2)
-        total = weighted if total is None else emitter.call(add, total, weighted)
-        bounds += [(bound, gamma * term.scale**2 * len(site.terms)) for bound, gamma in part.bounds]
+    parts = [(square(term, emitter), term.scale**2) for term in site.terms]
     for left, right in combinations(site.terms, 2):
-        product = emitter.call(multiply, inner(left, right, emitter), 2 * left.scale * right.scale)
-        total = emitter.call(add, total, product)
-    return SquaredNorm(emitter.call(torch.ops.aten.clamp_min.default, total, 0.0), tuple(bounds))
+        parts.append((inner(left, right, emitter), 2 * left.scale * right.scale))
+    add, multiply = torch.ops.aten.add.Tensor, torch.ops.aten.mul.Scalar
+    weighted = [emitter.call(multiply, part.squared, weight) for part, weight in parts]
+    total = weighted[0]
+    for more in weighted[1:]:
+        total = emitter.call(add, total, more)
+    bounds = tuple((bound, gamma * abs(weight)) for part, weight in parts for bound, gamma in part.bounds)
+    return SquaredNorm(emitter.call(torch.ops.aten.clamp_min.default, total, 0.0), bounds)
 
 
 CROSS = NormStrategy("cross", "tied embeddings: gather form of the cross term", declines, cost, emit)

@@ -12,7 +12,8 @@ from zoo_case import squares
 
 from dpcompile.ir.errors import CaptureError
 from dpcompile.ir.graph import Input, JointGraph
-from dpcompile.ir.verifier import check, has_random, violations
+from dpcompile.ir.randomness import has_draws
+from dpcompile.ir.verifier import check, violations
 
 aten = torch.ops.aten
 
@@ -91,10 +92,21 @@ def test_norms_of_another_shape_are_found(model: Captured) -> None:
 
 def test_random_operations_are_found(model: Captured) -> None:
     dropout = captured(nn.Sequential(nn.Linear(5, 3), nn.Dropout(0.5)), squares, torch.randn(2, 5))
-    assert has_random(dropout.joint) and not has_random(model.joint)
+    assert has_draws(dropout.joint.graph.nodes) and not has_draws(model.joint.graph.nodes)
 
 
 def test_an_input_more_than_placeholders_is_found(model: Captured) -> None:
     joint = model.copied().joint
     joint.inputs.append(Input("step", "mask"))
     assert any("3 placeholders but 4" in violation for violation in violations(joint))
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.5])
+def test_fused_attention_draws_only_with_dropout(probability: float) -> None:
+    def attend(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        query = model(x).unflatten(2, (2, 4)).transpose(1, 2)
+        attended = nn.functional.scaled_dot_product_attention(query, query, query, dropout_p=probability)
+        return attended.square().flatten(1).sum(1)
+
+    joint = captured(nn.Linear(8, 8), attend, torch.randn(2, 3, 8)).joint
+    assert has_draws(joint.graph.nodes) == (probability > 0)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from dpcompile.kernels import embedding
+from dpcompile.kernels.gram import gram_gamma
 
 CheckTraceable = Callable[[Callable[..., Any], Callable[[int], tuple[Any, ...]]], None]
 V, D = 11, 5
@@ -90,7 +91,9 @@ def test_cross_term_of_two_lookups_is_the_inner_product_of_their_tables(
 ) -> None:
     first, second = lookup(3, T, dtype), lookup(3, other, dtype)
     expected = (tables(*first, paddings[0]) * tables(*second, paddings[1])).flatten(1).sum(1)
-    error = (embedding.cross_rows(*first, *second, *paddings) - expected).abs()
+    found, reach = embedding.cross_rows(*first, *second, *paddings)
+    error = (found - expected).abs()
+    assert (error <= gram_gamma(dtype, max(T, other), 0, D) * reach).all()
     lengths = [g.double().norm(dim=2).sum(1) for _, g in (first, second)]
     assert (error <= 1e-6 * lengths[0] * lengths[1]).all()
 
@@ -105,9 +108,19 @@ def test_cross_term_of_lookup_and_tied_head_is_the_inner_product_of_tables(
     a, g = torch.randn(3, T, D).to(dtype), torch.randn(3, T, V).to(dtype)
     head = torch.einsum("btv,btd->bvd", g.double(), a.double())
     expected = (tables(ids, b, padding_idx) * head).flatten(1).sum(1)
-    error = (embedding.cross_rows_dense(ids, b, a, g, padding_idx) - expected).abs()
+    found, reach = embedding.cross_rows_dense(ids, b, a, g, padding_idx)
+    error = (found - expected).abs()
+    assert (error <= gram_gamma(dtype, max(T, S), 0, D) * reach).all()
     lengths = (a.double().norm(dim=2) * g.double().norm(dim=2)).sum(1) * b.double().norm(dim=2).sum(1)
     assert (error <= 1e-6 * lengths).all()
+
+
+@pytest.mark.parametrize("padding_idx", [-1, 7])
+def test_rounding_of_rows_that_cancel_is_within_its_bound(padding_idx: int) -> None:
+    ids, g = torch.tensor([[3, 3, 7, 3, 3]]).expand(5, 5), torch.randn(5, 5, D)
+    g[:, 3:] = -g[:, :2] * (1 + 2**-20)
+    error = (embedding.sqnorm_rows(ids, g, padding_idx) - squares(tables(ids, g, padding_idx))).abs()
+    assert (error <= gram_gamma(torch.float32, 5, 5, D) * embedding.reach_rows(ids, g, padding_idx)).all()
 
 
 @pytest.mark.parametrize("padding_idx", [-1, 7])
@@ -115,6 +128,7 @@ def test_embedding_kernels_trace_with_a_free_batch_size(check_traceable: CheckTr
     for norm in NORMS:
         check_traceable(norm, lambda B: (*lookup(B, 13), padding_idx))
     check_traceable(embedding.materialize_rows, lambda B: (*lookup(B, 13), V, padding_idx))
+    check_traceable(embedding.reach_rows, lambda B: (*lookup(B, 13), padding_idx))
     check_traceable(embedding.contract_rows, lambda B: (*lookup(B, 13), torch.rand(B), V, padding_idx))
     check_traceable(embedding.cross_rows, lambda B: (*lookup(B, 13), *lookup(B, 3), padding_idx, padding_idx))
     check_traceable(

@@ -1,0 +1,39 @@
+"""Which operations of a graph draw random numbers.
+
+torch tags an operation that may draw. Fused attention carries the tag for its dropout, which is off in most models; it
+counts only where its probability is not the constant zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import fx
+
+from dpcompile import torch_private
+
+
+def dropout_place(node: fx.Node) -> int | None:
+    """Which positional argument of fused attention is the probability of dropout."""
+    if not isinstance(node.target, torch_private.OpOverload):
+        return None
+    names = [argument.name for argument in node.target._schema.arguments]
+    return names.index("dropout_p") if "dropout_p" in names else None
+
+
+def draws(node: fx.Node) -> bool:
+    """Whether a node draws random numbers."""
+    target = node.target
+    if not isinstance(target, torch_private.OpOverload) or torch.Tag.nondeterministic_seeded not in target.tags:
+        return False
+    place = dropout_place(node)
+    if place is None:
+        return True
+    given = node.args[place] if place < len(node.args) else node.kwargs.get("dropout_p", 0.0)
+    return not isinstance(given, (int, float)) or given != 0
+
+
+def has_draws(nodes: Iterable[fx.Node]) -> bool:
+    """Whether any of the nodes draws random numbers."""
+    return any(draws(node) for node in nodes)
