@@ -21,9 +21,9 @@ import torch
 from torch import fx
 
 from dpcompile.analysis.aliases import Aliases
-from dpcompile.ir.graph import JointGraph, callee, size_expression, value
+from dpcompile.ir.graph import JointGraph, callee, operand_node, size_expression, value
 from dpcompile.kernels import cross_entropy
-from dpcompile.kernels.workspace import INTO, Workspace
+from dpcompile.kernels.workspace import MATERIALIZED, Workspace
 
 aten = torch.ops.aten
 
@@ -45,13 +45,15 @@ def reuse_memory(joint: JointGraph) -> None:
     """Rewrite in the present order of the nodes."""
     aliases = Aliases(joint)
     for node in joint.graph.find_nodes(op="call_function", target=cross_entropy.cross_entropy_backward):
-        if free_operand(node, (1,), aliases) is not None:
+        logits = free_operand(node, (1,), aliases)
+        if logits is not None:
             node.target = cross_entropy.cross_entropy_backward_
-            aliases.join(node, node.args[1])
+            aliases.join(node, logits)
+            keep_product(logits, aliases)
     for node in joint.graph.nodes:
         if node.op == "call_function" and node.target in OVER:
             write_over(node, aliases)
-        if node.op == "call_function" and node.target in INTO and value(node).device.type == "cpu":
+        if node.op == "call_function" and node.target in MATERIALIZED:
             keep_memory(node, aliases)
     joint.module.recompile()
 
@@ -86,7 +88,16 @@ def layout_of(node: fx.Node) -> tuple[Any, ...]:
     return tuple(map(size_expression, fake.shape)), tuple(map(size_expression, fake.stride())), fake.dtype, fake.device
 
 
+def keep_product(logits: fx.Node, aliases: Aliases) -> None:
+    """Compute the logits whose memory their gradient takes over, the largest piece of a language model, into a workspace."""
+    source = logits
+    while source.target in (aten.view.default, aten._unsafe_view.default):
+        source = operand_node(source, 0)
+    if source.target in (aten.mm.default, aten.addmm.default) and not source.kwargs:
+        keep_memory(source, aliases)
+
+
 def keep_memory(node: fx.Node, aliases: Aliases) -> None:
-    """Materialise into a workspace, unless the result outlives the step."""
-    if aliases.last[aliases.class_of(node)] != float("inf"):
+    """Write a result into a workspace, unless it outlives the step or its device's allocator keeps memory anyway."""
+    if aliases.last[aliases.class_of(node)] != float("inf") and value(node).device.type == "cpu":
         node.target = Workspace(callee(node))

@@ -1,4 +1,4 @@
-"""Materialise into memory that is kept between steps.
+"""Materialise, or compute the logits of many classes, into memory that is kept between steps.
 
 Large results come from the operating system page by page, and go back to it when a step ends: on two cores half of the
 time of materialising 200 MB of per-example gradients. A workspace belongs to one node of one graph, grows to the largest
@@ -28,7 +28,7 @@ class Workspace:
 
     def __init__(self, kernel: Callable[..., Tensor]) -> None:
         self.kernel = kernel
-        self.__name__ = self.__qualname__ = kernel.__name__
+        self.__name__ = self.__qualname__ = kernel.__name__.removesuffix(".default")
         self.memory = threading.local()
 
     def __call__(self, *operands: object) -> Tensor:
@@ -67,8 +67,23 @@ def materialize_unfold(workspace: Workspace, x: Tensor, g: Tensor, geometry: Geo
     return gradients.view(g.shape[0], rows, -1, *geometry.kernel)
 
 
+def mm(workspace: Workspace, left: Tensor, right: Tensor) -> Tensor:
+    """aten.mm."""
+    return torch.mm(left, right, out=workspace.empty((left.shape[0], right.shape[1]), left))
+
+
+def addmm(workspace: Workspace, bias: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """aten.addmm with its factors at one."""
+    return torch.addmm(bias, left, right, out=workspace.empty((left.shape[0], right.shape[1]), left))
+
+
 INTO: dict[Callable[..., Tensor], Callable[..., Tensor]] = {
+    torch.ops.aten.mm.default: mm,
+    torch.ops.aten.addmm.default: addmm,
     dense.materialize: materialize,
     convolution.materialize_unfold: materialize_unfold,
 }
 """The kernels that can write into a workspace."""
+
+MATERIALIZED: Final = (dense.materialize, convolution.materialize_unfold)
+"""Those of per-example gradients."""

@@ -64,6 +64,15 @@ def test_threads_do_not_share_memory() -> None:
     assert found["other"].data_ptr() != mine.data_ptr()
 
 
+def test_products_go_into_it_too() -> None:
+    bias, left, right = torch.randn(7), torch.randn(3, 5), torch.randn(5, 7)
+    mm, addmm = torch.ops.aten.mm.default, torch.ops.aten.addmm.default
+    for operation, operands_of in ((mm, (left, right)), (addmm, (bias, left, right))):
+        workspace = Workspace(operation)
+        assert_close(workspace(*operands_of), operation(*operands_of))
+        assert workspace.__name__ in ("mm", "addmm")
+
+
 def test_a_copy_has_memory_of_its_own() -> None:
     workspace = Workspace(dense.materialize)
     twin = copy.deepcopy(workspace)

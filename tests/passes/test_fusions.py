@@ -55,6 +55,7 @@ def test_a_loss_over_many_classes_is_fused_and_exact(weighted: bool, ignored: in
     assert max(found.values()) < (1e-9 if dtype == torch.float64 else 1e-4), found
     text = private.print_readable()
     assert "dp.cross_entropy_backward_(" in text and "_log_softmax" not in text
+    assert "dp.addmm(" in text  # the logits, over which their gradient is written, live in a workspace
 
 
 def test_few_classes_keep_torchs_operations() -> None:
