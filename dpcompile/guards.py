@@ -10,6 +10,7 @@ import torch
 
 from dpcompile import fingerprint
 from dpcompile.batch import Batch
+from dpcompile.kernels.gram import product_precisions
 from dpcompile.losses import Program
 
 TRACE_LIMIT = 8
@@ -61,7 +62,7 @@ def torch_key(device: torch.device) -> tuple[Any, ...]:
     """The modes of torch that a trace follows: autocast, default type, rounding of float32 products."""
     kinds = sorted({"cpu", device.type})
     autocast = tuple((kind, torch.get_autocast_dtype(kind)) for kind in kinds if torch.is_autocast_enabled(kind))
-    return autocast, torch.get_default_dtype(), torch.get_float32_matmul_precision()
+    return autocast, torch.get_default_dtype(), product_precisions()
 
 
 def changed(old: tuple[Any, ...], new: tuple[Any, ...]) -> str:

@@ -163,7 +163,7 @@ class PrivateModule(nn.Module):
         step = self(*batch, mask=mask, **kwargs)
         for name, parameter in self.trainable():
             gradient = step.grads[name].to(parameter.dtype)
-            parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+            parameter.grad = gradient.clone() if parameter.grad is None else parameter.grad.add_(gradient)
         return step
 
     def ready(self) -> Compiled:

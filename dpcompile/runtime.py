@@ -60,7 +60,22 @@ class GraphCall:
         with torch.no_grad(), without_autocast(tensors[0].device):
             values = self.function(*(t.detach() for t in held), *tensors)  # type: ignore[union-attr]
         named = zip(self.joint.outputs, values, strict=True)
-        return {key: tensor for key, tensor in named if tensor is not None}
+        return own_memory({key: tensor for key, tensor in named if tensor is not None})
+
+
+def own_memory(outputs: dict[tuple[str, str], Tensor]) -> dict[tuple[str, str], Tensor]:
+    """The outputs without two of them in one piece of memory.
+
+    Parameters that are used alike (the two biases of a recurrent layer, of two layers that are added) have one gradient,
+    which the graph computes once; whoever adds to one of them must not change the other.
+    """
+    seen: set[int] = set()
+    for key, tensor in outputs.items():
+        place = tensor.untyped_storage().data_ptr()
+        if place in seen and tensor.numel():
+            outputs[key] = tensor.clone()
+        seen.add(place)
+    return outputs
 
 
 class Runner(GraphCall):

@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from dpcompile.ir.graph import JointGraph, operand_node, value
+from dpcompile.ir.graph import JointGraph, value
 from dpcompile.kernels import layout, scale
 from dpcompile.plan.plan import Plan
 from dpcompile.strategies.emitter import Emitter
@@ -29,18 +29,13 @@ def share_group_norm(joint: JointGraph, plan: Plan | None = None) -> None:
     for back in joint.graph.find_nodes(op="call_function", target=aten.native_group_norm_backward.default):
         g, x, mean, rstd, weight = back.args[:5]
         scales = [user for user in g.users if user.target is scale.channel_scale and user.args == (g, x, mean, rstd)]
-        if back.args[9] == [True, False, False] and weight is not None and scales and examples_first(back):
+        if back.args[9] == [True, False, False] and weight is not None and scales:
             emitter = Emitter(joint).at(back)
             results = emitter.call(scale.group_norm_backward, *back.args[:5], back.args[8])
             parts = [emitter.item(results, index) for index in range(3)]
             for old, new in zip((list(back.users), scales, shifts_of(g)), parts, strict=True):
                 for node in old:
                     node.replace_all_uses_with(new)
-
-
-def examples_first(back: fx.Node) -> bool:
-    """Whether the operation's own batch is the examples: one row of statistics per example."""
-    return value(operand_node(back, 1)).shape[0] == back.meta["val"][0].shape[0]
 
 
 def shifts_of(g: fx.Node) -> list[fx.Node]:

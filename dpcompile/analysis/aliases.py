@@ -32,7 +32,8 @@ OWN_MEMORY: Final[frozenset[Callable[..., Any]]] = frozenset({
 """Functions that return new memory whatever their operands look like."""
 
 HIDDEN_VIEWS: Final = frozenset({
-    "aten::_unsafe_view", "aten::_reshape_alias", "aten::unsafe_chunk", "aten::unsafe_split", "aten::unsafe_split_with_sizes",
+    "aten::_unsafe_view", "aten::_reshape_alias", "aten::pixel_shuffle", "aten::pixel_unshuffle", "aten::unsafe_chunk",
+    "aten::unsafe_split", "aten::unsafe_split_with_sizes",
 })  # fmt: skip
 """Operations that return a view though their schema does not say so."""
 

@@ -9,6 +9,7 @@ instead of 107).
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Final
 
@@ -111,4 +112,17 @@ def gram_gamma(dtype: torch.dtype, T: int, d: int, p: int) -> float:
 
 def operand_rounding() -> float:
     """Unit roundoff with which torch may round operands of float32 products: 0, TensorFloat-32, bfloat16."""
-    return {"highest": 0.0, "high": 2.0**-11, "medium": 2.0**-8}[torch.get_float32_matmul_precision()]
+    return max(ROUNDING.get(name, 0.0) for name in product_precisions())
+
+
+def product_precisions() -> tuple[str, ...]:
+    """torch's settings for float32 products; the older call refuses to answer once a newer setting was made."""
+    try:
+        return (torch.get_float32_matmul_precision(),)
+    except RuntimeError:
+        places = ("fp32_precision", "cuda.matmul.fp32_precision", "mkldnn.matmul.fp32_precision")
+        return tuple(str(operator.attrgetter(place)(torch.backends)) for place in places)
+
+
+ROUNDING: Final = {"high": 2.0**-11, "tf32": 2.0**-11, "medium": 2.0**-8, "bf16": 2.0**-8}
+"""What the names of those settings allow; every other name means float32."""

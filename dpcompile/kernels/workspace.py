@@ -44,7 +44,8 @@ class Workspace:
         size = math.prod(shape)
         held: Tensor | None = getattr(self.memory, "held", None)
         if held is None or held.numel() < size or held.dtype != like.dtype or held.device != like.device:
-            held = self.memory.held = like.new_empty(size)
+            with torch.inference_mode(False):  # memory made inside inference mode could not be written outside of it
+                held = self.memory.held = torch.empty(size, dtype=like.dtype, device=like.device)
         return held[:size].view(shape)
 
 

@@ -36,7 +36,8 @@ def declines(site: Site) -> str | None:
         plain = isinstance(term.contraction, Rows) or (isinstance(term.contraction, Dense) and term.contraction.groups == 1)
         if not plain or term.placement == "moved" or (isinstance(term.contraction, Rows) and term.placement != "same"):
             return f"no closed form for the cross terms of {type(term.contraction).__name__}"
-    return None
+    precisions = {torch.promote_types(dtype_of(output_gradient(term)), torch.float32) for term in site.terms}
+    return "the parameter is used in several precisions" if len(precisions) > 1 else None
 
 
 def cost(site: Site) -> Cost:
