@@ -27,7 +27,7 @@ from torch._dispatch.python import enable_python_dispatcher
 from torch._functorch._aot_autograd.logging_utils import setup_stacktrace_preservation_hooks
 from torch._guards import TracingContext, tracing
 from torch._inductor.compile_fx import compile_fx
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -57,11 +57,6 @@ def fake(mode: FakeTensorMode, tensor: torch.Tensor, batch_dim: int | None, hint
     dense = tensor.new_empty([sizes[dim] for dim in order]).permute([order.index(dim) for dim in range(len(order))])
     dynamic = [DimDynamic.DYNAMIC if dim == batch_dim else DimDynamic.STATIC for dim in range(tensor.dim())]
     return mode.from_tensor(dense, symbolic_context=StatelessSymbolicContext(dynamic_sizes=dynamic))
-
-
-def is_fake(value: object) -> bool:
-    """Whether a value is a fake tensor."""
-    return isinstance(value, FakeTensor)
 
 
 @contextlib.contextmanager

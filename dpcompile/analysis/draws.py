@@ -14,10 +14,9 @@ import sympy
 import torch
 from torch import Tensor, fx
 
-from dpcompile import torch_private
 from dpcompile.ir.axis import Batched, Position, State, Uniform
 from dpcompile.ir.graph import callee, size_expression
-from dpcompile.ir.randomness import dropout_place
+from dpcompile.ir.randomness import dropout_place, is_seeded
 from dpcompile.rules.rule import Result
 
 SEEDS_PER_NODE = 64
@@ -25,9 +24,7 @@ SEEDS_PER_NODE = 64
 
 def is_random(node: fx.Node) -> bool:
     """Whether a node draws random numbers outside of fused attention."""
-    operation = node.target
-    seeded = isinstance(operation, torch_private.OpOverload) and torch.Tag.nondeterministic_seeded in operation.tags
-    return seeded and dropout_place(node) is None
+    return is_seeded(node) and dropout_place(node) is None
 
 
 def without_dropout(node: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:

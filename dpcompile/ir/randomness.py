@@ -22,14 +22,17 @@ def dropout_place(node: fx.Node) -> int | None:
     return names.index("dropout_p") if "dropout_p" in names else None
 
 
+def is_seeded(node: fx.Node) -> bool:
+    """Whether torch tags a node's operation as one that may draw."""
+    target = node.target
+    return isinstance(target, torch_private.OpOverload) and torch.Tag.nondeterministic_seeded in target.tags
+
+
 def draws(node: fx.Node) -> bool:
     """Whether a node draws random numbers."""
-    target = node.target
-    if not isinstance(target, torch_private.OpOverload) or torch.Tag.nondeterministic_seeded not in target.tags:
-        return False
     place = dropout_place(node)
-    if place is None:
-        return True
+    if not is_seeded(node) or place is None:
+        return is_seeded(node)
     given = node.args[place] if place < len(node.args) else node.kwargs.get("dropout_p", 0.0)
     return not isinstance(given, (int, float)) or given != 0
 

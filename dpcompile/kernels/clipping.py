@@ -21,11 +21,6 @@ def total_squares(squares: Sequence[Tensor]) -> Tensor:
     return squares[0] if len(squares) == 1 else torch.stack(list(squares)).sum(0)
 
 
-def weighted_total(bounds: Sequence[Tensor], gammas: Sequence[float]) -> Tensor:
-    """Sum of gamma * S over the sites that declare a rounding bound: f64[B]."""
-    return total_squares([bound * gamma for bound, gamma in zip(bounds, gammas, strict=True)])
-
-
 def norms_of(squared: Tensor, mask: Tensor, dtype: torch.dtype) -> Tensor:
     """Per-example norms f[B]; masked examples have norm 0."""
     return torch.where(mask, squared.sqrt(), 0.0).to(dtype)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dpcompile.kernels.gram import block_sums, gram, gram_gamma, sqnorm_blocks
-from dpcompile.kernels.reduction import sqnorm, widen
+from dpcompile.kernels.reduction import lengths, sqnorm, widen
 
 __all__ = [
     "TRACEABLE", "contract", "cross_dense", "gram_gamma", "materialize", "sqnorm_gram",
@@ -134,12 +134,6 @@ def cross_dense(a1: Tensor, g1: Tensor, a2: Tensor, g2: Tensor) -> tuple[Tensor,
     gamma = gram_gamma(a1.dtype, max(a1.shape[1], a2.shape[1]), a1.shape[2], g1.shape[2])
     second = torch.stack(crude).sum(0) * (columns[0] * columns[1]).sum(1, dtype=torch.float64)
     return totals, reaches + 2 * gamma * second
-
-
-def lengths(x: Tensor) -> Tensor:
-    """|x_t| as f[B, T]."""
-    norms: Tensor = torch.linalg.vector_norm(x, dim=2)
-    return norms
 
 
 TRACEABLE: Final[dict[Callable[..., object], Callable[..., object]]] = {

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dpcompile.kernels.reduction import widen
+from dpcompile.kernels.reduction import lengths, widen
 
 ROWS: Final = 256
 """Positions of the first site per block of a matrix of products between the positions of two sites."""
@@ -82,12 +82,7 @@ def reach_rows(ids: Tensor, g: Tensor, padding_idx: int = -1) -> Tensor:
 
     A row's sum is off by at most T u sum |g_t|, and its square by twice that times the sum, to first order.
     """
-    return sqnorm_rows(ids, lengths_of(g), padding_idx)
-
-
-def lengths_of(x: Tensor) -> Tensor:
-    """|x_t| as f[B, T, 1]."""
-    return torch.linalg.vector_norm(widen(x), dim=2, keepdim=True)
+    return sqnorm_rows(ids, lengths(g).unsqueeze(2), padding_idx)
 
 
 def cross_rows(
@@ -99,14 +94,14 @@ def cross_rows(
     ids2: int[B, S], g2: f[B, S, d].
     """
     g2 = widen(g2)
-    columns, lengths = g2.transpose(1, 2), lengths_of(g2).transpose(1, 2)
+    columns, sizes = g2.transpose(1, 2), lengths(g2).unsqueeze(1)
     ids1, ids2 = ids1.unsqueeze(2), ids2.unsqueeze(1)
     blocks = min(4, -(-ids1.shape[1] // ROWS))
     parts: list[Tensor] = []
     reaches: list[Tensor] = []
     for ids, g in zip(ids1.tensor_split(blocks, 1), widen(g1).tensor_split(blocks, 1), strict=True):
         kept = (ids == ids2) & (ids != padding_idx1) & (ids2 != padding_idx2)
-        for products, sums in ((torch.bmm(g, columns), parts), (lengths_of(g) * lengths, reaches)):
+        for products, sums in ((torch.bmm(g, columns), parts), (lengths(g).unsqueeze(2) * sizes, reaches)):
             sums.append(torch.where(kept, products, 0.0).sum(2).sum(1, dtype=torch.float64))
     return torch.stack(parts).sum(0), torch.stack(reaches).sum(0)
 
@@ -120,12 +115,12 @@ def cross_rows_dense(ids: Tensor, b: Tensor, a: Tensor, g: Tensor, padding_idx: 
     """
     a, g, b = widen(a), widen(g), widen(b)
     kept, columns = (ids != padding_idx).unsqueeze(1), ids.unsqueeze(1)
-    lengths = torch.where(kept, lengths_of(b).transpose(1, 2), 0.0).transpose(1, 2)
+    sizes = torch.where(kept, lengths(b).unsqueeze(1), 0.0).transpose(1, 2)
     blocks = min(4, -(-a.shape[1] // ROWS))
     parts, reaches = [], []
     for rows, gradients in zip(a.tensor_split(blocks, 1), g.tensor_split(blocks, 1), strict=True):
         picked = gradients.gather(2, columns.expand(-1, rows.shape[1], -1))
         products = torch.where(kept, picked * torch.bmm(rows, b.transpose(1, 2)), 0.0)
         parts.append(products.sum(2).sum(1, dtype=torch.float64))
-        reaches.append((torch.bmm(picked.abs(), lengths) * lengths_of(rows)).sum((1, 2), dtype=torch.float64))
+        reaches.append((torch.bmm(picked.abs(), sizes).squeeze(2) * lengths(rows)).sum(1, dtype=torch.float64))
     return torch.stack(parts).sum(0), torch.stack(reaches).sum(0)

@@ -53,6 +53,12 @@ def _sum_of_squares(rows: Tensor, chunks: int) -> Tensor:
     return norms.double().square().sum(1)
 
 
+def lengths(x: Tensor) -> Tensor:
+    """|x_t| as f[B, T] for x: f[B, T, w], float32 or wider."""
+    norms: Tensor = torch.linalg.vector_norm(widen(x), dim=2)
+    return norms
+
+
 def weighted_sum(x: Tensor, factor: Tensor) -> Tensor:
     """Sum over examples of factor[B] * x: f[B, ...], as one matrix-vector product: f[...], float32 or
     wider."""

@@ -12,7 +12,7 @@ import math
 from torch import fx
 
 from dpcompile.ir.cost import BYTES, D_IN, D_OUT, ELEMENTS, GROUPS, PARAMETERS, B, Cost, T
-from dpcompile.ir.site import ChannelScale, Contraction, Convolution, Dense, LayerScale, Rows, Site, Total
+from dpcompile.ir.site import ChannelScale, Contraction, Convolution, Dense, LayerScale, Site, Total
 from dpcompile.kernels import reduction
 from dpcompile.strategies.emitter import Emitter
 from dpcompile.strategies.per_example import per_example_gradient
@@ -119,11 +119,6 @@ def declines_grouped(site: Site) -> str | None:
 def elements(site: Site) -> int:
     """Parameter elements of a site."""
     return math.prod(site.shape)
-
-
-def materialized_rows(contraction: Contraction) -> bool:
-    """Whether materialising would form a table per example."""
-    return isinstance(contraction, Rows)
 
 
 MATERIALIZE = NormStrategy("materialize", "Opacus; Lee & Kifer 2021", lambda site: None, cost, emit, materializes=True)

@@ -6,7 +6,6 @@ cover more operations, but it fixes the batch size while tracing.
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -205,8 +204,3 @@ def looped(node: fx.Node, stacked: Mapping[fx.Node, fx.Node], emitter: Emitter) 
     shape = tuple(int(size) for size in value(node).shape)
     loop = ExampleLoop(callee(node), args, kwargs, None, len(batched), shape)
     return emitter.call(loop, *(stacked[n] for n in batched), *(wide(n, emitter) for n in shared))
-
-
-def tail_elements(site: Site) -> int:
-    """Elements that the tail moves per example, for pricing."""
-    return sum(math.prod(map(int, value(node).shape)) for node in site.tail if isinstance(node.meta.get("val"), Tensor))
