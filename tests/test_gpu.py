@@ -32,9 +32,7 @@ def worst_on_gpu(case: Case, backend: str) -> dict[str, float]:
     model, loss = case.build(torch.float32)
     batch, kwargs = case.batch(3, torch.float32), case.kwargs(3, torch.float32)
     expected = expect(model, loss, batch, kwargs, case.batch_dim)
-    private = dpcompile(
-        model.cuda(), loss=loss, batch_dim=case.batch_dim, backend=backend, max_grad_norm=expected.max_grad_norm
-    )
+    private = dpcompile(model.cuda(), loss=loss, batch_dim=case.batch_dim, backend=backend, max_grad_norm=expected.max_grad_norm)
     step = private(*on_gpu(batch), **on_gpu(kwargs))
     moved = type(step)(
         step.losses.cpu(),

@@ -17,7 +17,7 @@ from dpcompile.__main__ import app
 
 README = Path(__file__).parent.parent / "README.md"
 PINNED = importlib.metadata.version("torch").split("+")[0] == "2.13.0"
-REFUSED = '''import torch
+REFUSED = """import torch
 from torch import nn
 from dpcompile import dpcompile
 
@@ -32,7 +32,7 @@ class Centred(nn.Module):
 
 x, y = torch.randn(16, 64), torch.randint(0, 10, (16,))
 dpcompile(Centred(), nn.CrossEntropyLoss())(x, y)
-'''
+"""
 
 
 def run(code: str, name: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import Final
 
 from dpcompile.cost.hardware import Hardware
 from dpcompile.cost.prices import sizes_of
@@ -14,6 +15,12 @@ from dpcompile.plan.plan import Choice, Option, Plan
 from dpcompile.strategies import NORMS, SUMS
 
 Wanted = str | Mapping[str, str | tuple[str, str]]
+
+TIE: Final = 1.15
+"""Predictions closer than this factor are equal, for they err by more."""
+
+SAVING: Final = 2**25
+"""Bytes kept less that decide between equal predictions; below 32 MiB the faster prediction is taken."""
 
 
 def choose(sites: Sequence[Site], hardware: Hardware, batch_size: int, strategy: Wanted = "auto",
@@ -67,10 +74,19 @@ def choose_site(site: Site, hardware: Hardware, batch_size: int, wanted: tuple[s
             f"{norm}+{total}", f"the sum {total} does not fit the norm {norm}"
         )
         raise StrategyError(f"strategy ({norm}, {total}) cannot be applied to {site.parameter}: {reason}")
-    best = min(fitting or options, key=lambda option: option.seconds)
+    best = best_of(fitting or options)
     others = tuple(option for option in options if option is not best)
     asked = norm != "auto" and fitting
     return Choice(site, best, "asked for" if asked else reason_for(best, others), others, tuple(declined))
+
+
+def best_of(options: Sequence[Option]) -> Option:
+    """The fastest option, or an equally fast one that keeps much less memory."""
+    fastest = min(options, key=lambda option: option.seconds)
+    equal = [option for option in options if option.seconds <= TIE * fastest.seconds]
+    leanest = min(equal, key=lambda option: option.cost.resident_bytes)
+    saved = fastest.cost.resident_bytes - leanest.cost.resident_bytes
+    return leanest if saved >= SAVING else fastest
 
 
 def options_of(site: Site, hardware: Hardware, batch_size: int) -> tuple[list[Option], list[tuple[str, str]]]:
@@ -105,4 +121,6 @@ def reason_for(best: Option, others: Sequence[Option]) -> str:
         return "the only way"
     second = min(others, key=lambda option: option.seconds)
     ratio = second.seconds / max(best.seconds, 1e-12)
+    if ratio < 1:
+        return f"keeps less memory than {second.norm}+{second.sum}, which is predicted only {1 / ratio:.2f}x faster"
     return f"{second.norm}+{second.sum} is predicted {ratio:.1f}x slower"

@@ -11,8 +11,10 @@ from torch import nn
 from zoo_case import squares
 
 from dpcompile.cost.hardware import HARDWARE, Hardware
+from dpcompile.ir.cost import Cost
 from dpcompile.ir.errors import StrategyError
-from dpcompile.plan.select import Wanted, choose, options_of
+from dpcompile.plan.plan import Option
+from dpcompile.plan.select import SAVING, Wanted, best_of, choose, options_of, reason_for
 from dpcompile.strategies import NORMS
 
 CPU = HARDWARE["cpu"]
@@ -39,6 +41,28 @@ def test_the_runner_up_is_the_best_of_the_others_and_the_reason_compares_with_it
         if choice.runner_up is not None:
             assert choice.option.seconds <= choice.runner_up.seconds == min(o.seconds for o in choice.others)
             assert f"{choice.runner_up.norm}+{choice.runner_up.sum}" in choice.why
+
+
+def option(name: str, seconds: float, resident: float) -> Option:
+    """An option with this price."""
+    return Option(name, "bookkeep", Cost(resident_bytes=resident), seconds)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "kept", "winner"),
+    [
+        (1.14, 0, "lean"),
+        (1.16, 0, "fast"),  # too slow
+        (1.14, SAVING + 1, "fast"),  # saves too little
+        (0.99, 2 * SAVING, "lean"),  # faster
+    ],
+)
+def test_much_less_memory_decides_between_equal_predictions(seconds: float, kept: float, winner: str) -> None:
+    options = [option("fast", 1.0, 2 * SAVING), option("lean", seconds, kept)]
+    best = best_of(options)
+    assert best.norm == winner
+    others = [o for o in options if o is not best]
+    assert ("keeps less memory" in reason_for(best, others)) == (best.seconds > others[0].seconds)
 
 
 def test_a_single_name_applies_where_it_can(model: Captured) -> None:
