@@ -17,8 +17,6 @@ from benchmarks import peers
 from benchmarks.cases import MAX_GRAD_NORM, Case
 from dpcompile import dpcompile
 
-AGAIN = " (A/A)"  # the same step under a second name: what noise alone does to a ratio
-
 Step = Callable[[], Mapping[str, Tensor]]
 Make = Callable[[Case, nn.Module, Tensor, Tensor], Step]
 

@@ -3,7 +3,7 @@
 The unit is the faster of the ordinary step in eager mode and compiled by inductor, on the same machine in the
 same run. Every method computes the same clipped sum, is checked against a float64 loop over single examples
 before it is timed, and is taken at its better thread count. Results are printed, and written beside this file
-as results/<machine>.json and .md.
+as results/<machine>.json and .md; a run of some workloads keeps the others of the same machine and versions.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from rich.console import Console
 
 from benchmarks.cases import CASES
 from benchmarks.methods import METHODS
-from benchmarks.table import markdown, markdown_overview, notes, rich_table, rows_of
+from benchmarks.table import markdown, notes, overview, rich_table, rows_of
 from benchmarks.worker import Options, as_json
 
 ROOT = Path(__file__).parent.parent
@@ -51,11 +51,11 @@ def main(
     options = Options("", tuple(names), rounds, threads, device, limit_seconds)
     machine = describe_machine(device)
     console = Console(width=120)
-    results: dict[str, Any] = {}
     target = output or RESULTS / f"{machine['name']}.json"
+    results = earlier(target, machine, rounds)
     for name in chosen(workload, CASES):
         console.rule(CASES[name].title)
-        results[name] = measure(name, options, memory)
+        results[name] = {**measure(name, options, memory), "measured_on": datetime.date.today().isoformat()}
         rows = rows_of(results[name]["methods"])
         console.print(rich_table(CASES[name], rows))
         for line in notes(rows):
@@ -118,14 +118,22 @@ def cpu_name() -> str:
     return found.group(1).strip() if found else platform.processor() or platform.machine()
 
 
+def earlier(target: Path, machine: dict[str, Any], rounds: int) -> dict[str, Any]:
+    """What the file holds for other workloads, if it comes from the same machine, versions and number of rounds."""
+    if not target.exists():
+        return {}
+    document = json.loads(target.read_text(encoding="ascii"))
+    same = document["machine"] == machine and document["rounds"] == rounds
+    return dict(document["workloads"]) if same else {}
+
+
 def write(target: Path, machine: dict[str, Any], rounds: int, results: dict[str, Any]) -> None:
-    """JSON for comparisons (everything but `measured_on`) and Markdown for people."""
-    rows = {name: rows_of(result["methods"]) for name, result in results.items()}
-    document = {"machine": machine, "rounds": rounds, "workloads": results,
-                "measured_on": datetime.date.today().isoformat()}  # fmt: skip
+    """JSON for comparisons and Markdown for people."""
+    document = {"machine": machine, "rounds": rounds, "workloads": results}
     where = machine["accelerator"] or f"{machine['cpu']}, {machine['cores']} cores"
     title = f"## {where}, torch {machine['versions']['torch']}, medians of {rounds} interleaved rounds\n\n"
-    sections = [markdown_overview(rows, CASES), *(markdown(CASES[name], rows[name]) for name in rows)]
+    names = [name for name in CASES if name in results]
+    sections = [overview(results), *(markdown(CASES[name], rows_of(results[name]["methods"])) for name in names)]
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="ascii")
     target.with_suffix(".md").write_text(title + "\n".join(sections), encoding="utf-8")

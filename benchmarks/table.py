@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rich.table import Table
 
-from benchmarks.cases import Case
-from benchmarks.methods import AGAIN
+from benchmarks.cases import AGAIN, CASES, Case
 
 Methods = Mapping[str, Mapping[str, Any]]
 COLUMNS = ("method", "threads", "ms", "x unit", "MB", "x memory", "largest error")
@@ -115,18 +114,40 @@ def markdown(case: Case, rows: list[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def markdown_overview(results: Mapping[str, list[Row]], cases: Mapping[str, Case]) -> str:
-    """All workloads, one line each."""
-    lines = ["| workload | bar | dpcompile | fastest correct peer | A/A |", "|---|---:|---:|---:|---:|"]
-    for name, rows in results.items():
-        ours, peer = best(rows, True), best(rows, False)
-        noise = next((row.ratio for row in rows if row.name.endswith(AGAIN)), None)
-        cells = [
-            cases[name].title,
-            f"{cases[name].bar:.2f}",
-            f"{ours.ratio:.2f}" if ours and ours.ratio is not None else "n/a",
-            f"{peer.ratio:.2f} {peer.name}" if peer and peer.ratio is not None else "n/a",
-            f"{noise:.2f}" if noise is not None else "",
-        ]
+def overview(workloads: Mapping[str, Mapping[str, Any]]) -> str:
+    """All workloads, one line each: milliseconds of the unit, ratios to it, and peak memory in units of the ordinary
+    eager step's. A missed bar is bold; n/a: the method cannot run it or is wrong; a dash: not measured."""
+    methods = list(dict.fromkeys(name for w in workloads.values() for name in w["methods"] if not name.startswith("ordinary")))
+    ours = [name for name in methods if name.startswith("dpcompile")]
+    columns = ["workload", "unit ms", "A/A", "bar", *methods, "memory bar", *(f"memory {name}" for name in ours)]
+    lines = ["| " + " | ".join(columns) + " |", "|---" + "|---:" * (len(columns) - 1) + "|"]
+    for name in sorted(workloads, key=list(CASES).index):
+        cells = overview_cells(CASES[name], workloads[name]["methods"], methods, ours)
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def overview_cells(case: Case, measured: Methods, methods: Sequence[str], ours: Sequence[str]) -> list[str]:
+    """One line of the overview."""
+    rows, unit = {row.name: row for row in rows_of(measured)}, unit_of(measured)
+    bar = f"{case.memory_bar:.2f}" if case.memory_bar else ""
+    return [
+        case.title,
+        f"{measured[unit]['median_ms']:.1f}",
+        ratio_cell(rows.get(unit + AGAIN), None),
+        f"{case.bar:.2f}",
+        *(ratio_cell(rows.get(name), case.bar if name in ours else None) for name in methods),
+        bar,
+        *(cell(rows[name].memory if name in rows else None, case.memory_bar) for name in ours),
+    ]
+
+
+def ratio_cell(row: Row | None, bar: float | None) -> str:
+    """A time in units of the ordinary step's."""
+    return "n/a" if row is not None and row.note else cell(row.ratio if row is not None else None, bar)
+
+
+def cell(value: float | None, bar: float | None) -> str:
+    """A ratio, bold above its bar."""
+    text = f"{value:.2f}" if value is not None else "-"
+    return f"**{text}**" if value is not None and bar is not None and round(value, 2) > bar else text

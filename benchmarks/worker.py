@@ -20,9 +20,9 @@ import torch
 import torch._dynamo.config as dynamo_config
 import torch._inductor.config as inductor_config
 
-from benchmarks.cases import CASES, Case
+from benchmarks.cases import AGAIN, CASES, Case
 from benchmarks.measure import Step, interleaved, peak_bytes, seconds_of, summary
-from benchmarks.methods import AGAIN, METHODS
+from benchmarks.methods import METHODS
 from benchmarks.reference import TOLERANCE, Reference, largest_error, make_reference
 
 
