@@ -17,7 +17,6 @@ import sympy
 import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call, functionalize
-from torch.overrides import TorchFunctionMode
 
 from dpcompile import torch_private
 from dpcompile.batch import Batch
@@ -29,6 +28,7 @@ from dpcompile.kernels.recurrent import RecurrentSites
 from dpcompile.losses import Program, check_losses, public_name
 from dpcompile.provenance import SourceLines, annotated_modules, is_user_file, record_places
 from dpcompile.simplify import simplify
+from dpcompile.substitutes import DenseGradients, DistributionTargets
 
 aten = torch.ops.aten
 HINTS = (23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109, 113)
@@ -110,6 +110,7 @@ class Step:
             RecurrentSites(),
             RegularBags(),
             DenseGradients(),
+            DistributionTargets(),
             SourceLines(),
         ):
             return functional_call(step, held, args, kwargs, tie_weights=True)
@@ -136,17 +137,6 @@ class Differentiated(nn.Module):
                 )
             losses.backward(ones)  # reentrant checkpoints refuse autograd.grad
             return (losses.detach(), *(parameter.grad for parameter in self.differentiated))
-
-
-class DenseGradients(TorchFunctionMode):
-    """Lookups with sparse=True get dense gradients: a sparse one would be summed before it could be clipped."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
-        place = {torch.embedding: 4, torch.nn.functional.embedding: 6}.get(func)
-        if place is not None:
-            args, kwargs = args[:place], {**kwargs, "sparse": False}
-        return func(*args, **kwargs)
 
 
 def traced(step: Step, mode: torch_private.Fakes, tensors: list[Tensor]) -> fx.GraphModule:

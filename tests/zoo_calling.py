@@ -96,6 +96,12 @@ CRITERIA = (
         integers(5, 7),
     ),
     criterion("cross entropy, probabilities", nn.CrossEntropyLoss(), (5, 7), probabilities(5, 7)),
+    criterion(
+        "cross entropy, weighted and smoothed probabilities",
+        nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0, 5.0, 7.0]), label_smoothing=0.1, reduction="sum"),
+        (5, 7),
+        probabilities(5, 7),
+    ),
     criterion("negative log likelihood", nn.NLLLoss(ignore_index=1), (5, 7), integers(5, 7)),
     criterion("binary cross entropy", nn.BCELoss(), (5,), booleans(5)),
     criterion(
