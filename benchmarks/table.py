@@ -117,7 +117,8 @@ def markdown(case: Case, rows: list[Row]) -> str:
 def overview(workloads: Mapping[str, Mapping[str, Any]]) -> str:
     """All workloads, one line each: milliseconds of the unit, ratios to it, and peak memory in units of the ordinary
     eager step's. A missed bar is bold; n/a: the method cannot run it or is wrong; a dash: not measured."""
-    methods = list(dict.fromkeys(name for w in workloads.values() for name in w["methods"] if not name.startswith("ordinary")))
+    measured = dict.fromkeys(name for w in workloads.values() for name in w["methods"] if not name.startswith("ordinary"))
+    methods = sorted(measured, key=lambda name: not name.startswith("dpcompile"))
     ours = [name for name in methods if name.startswith("dpcompile")]
     columns = ["workload", "unit ms", "A/A", "bar", *methods, "memory bar", *(f"memory {name}" for name in ours)]
     lines = ["| " + " | ".join(columns) + " |", "|---" + "|---:" * (len(columns) - 1) + "|"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.metadata
+import json
 import linecache
 import re
 from pathlib import Path
@@ -12,10 +13,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks.table import overview
 from dpcompile import MixedExamplesError
 from dpcompile.__main__ import app
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+RESULTS = ROOT / "benchmarks" / "results" / "intel-r-xeon-r-processor-2-cores.json"
 PINNED = importlib.metadata.version("torch").split("+")[0] == "2.13.0"
 REFUSED = """import torch
 from torch import nn
@@ -56,17 +60,23 @@ def outputs() -> dict[str, str]:
     with pytest.raises(MixedExamplesError) as refusal:
         run(REFUSED, "centred.py")
     return {
-        "report": str(private.report()),
-        "graph": private.print_readable(print_output=False),
-        "refusal": f"MixedExamplesError: {refusal.value}",
+        "report": fenced(str(private.report())),
+        "graph": fenced(private.print_readable(print_output=False)),
+        "refusal": fenced(f"MixedExamplesError: {refusal.value}"),
+        "measured": overview(json.loads(RESULTS.read_text(encoding="ascii"))["workloads"]),
     }
+
+
+def fenced(text: str) -> str:
+    """Text as Markdown shows it unchanged."""
+    return f"```text\n{text.rstrip()}\n```"
 
 
 def filled(text: str, blocks: dict[str, str]) -> str:
     """The README with these blocks."""
     for name, block in blocks.items():
-        new = f"<!-- output: {name} -->\n```text\n{block.rstrip()}\n```\n"
-        old = re.search(rf"<!-- output: {name} -->\n```text\n.*?\n```\n", text, re.DOTALL)
+        new = f"<!-- output: {name} -->\n{block.rstrip()}\n<!-- end -->\n"
+        old = re.search(rf"<!-- output: {name} -->\n.*?<!-- end -->\n", text, re.DOTALL)
         assert old is not None, name
         text = text[: old.start()] + new + text[old.end() :]
     return text
