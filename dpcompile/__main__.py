@@ -40,7 +40,10 @@ def explain(
     max_grad_norm: Annotated[float, typer.Option(help="The clip norm C.")] = 1.0,
 ) -> None:
     """Print the strategy table and the rewritten graph of the model that a factory makes."""
-    model, loss, batch = load_factory(factory)(batch_size)
+    try:
+        model, loss, batch = load_factory(factory)(batch_size)
+    except TypeError as error:
+        raise typer.BadParameter(f"{factory}({batch_size}) must return (model, loss, batch): {error}") from None
     try:
         private = dpcompile(model, loss=loss, max_grad_norm=max_grad_norm, example_batch=tuple(batch))
     except DPCompileError as refusal:

@@ -27,8 +27,9 @@ from dpcompile.kernels.bags import RegularBags
 from dpcompile.kernels.recurrent import RecurrentSites
 from dpcompile.losses import Program, check_losses, public_name
 from dpcompile.provenance import SourceLines, annotated_modules, is_user_file, record_places
+from dpcompile.python_state import check_after, check_before
 from dpcompile.simplify import simplify
-from dpcompile.substitutes import DenseGradients, DistributionTargets
+from dpcompile.substitutes import Criteria, DenseGradients
 
 aten = torch.ops.aten
 HINTS = (23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109, 113)
@@ -56,17 +57,20 @@ def capture_once(program: Program, batch: Batch, hint: int) -> JointGraph:
     fakes = [torch_private.fake(mode, t, d, hint) for t, d in zip(batch.tensors, dims, strict=True)]
     held = [torch_private.fake(mode, t, None, hint) for t in (*parameters.values(), *state.values())]
     step = Step(program, list(parameters), list(state), batch, dims)
-    with preserved(program):
+    check_before(program)
+    with preserved(program) as saved:
         module = traced(step, mode, [*held, *fakes])
+        check_after(program, saved)
     inputs = [Input("parameter", public_name(n)) for n in parameters] + [Input("state", public_name(n)) for n in state]
     for (path, dim), leaf in zip(batch.layout.tensor_dims(), batch.tensors, strict=True):
         inputs.append(Input("shared" if dim is None else "batch", path, dim if leaf.dim() else None))
     symbol = batch_symbol(mode, fakes, dims)
     outputs = [("losses", "")] + [("gradient", public_name(n)) for n in parameters]
     joint = JointGraph(module, inputs, outputs, symbol, mode)
-    check_constants(joint, program)
-    take_buffer_updates(joint)
     record_places(joint)
+    check_constants(joint, program)
+    check_sizes(joint)
+    take_buffer_updates(joint)
     simplify(joint.module)
     return joint
 
@@ -110,7 +114,7 @@ class Step:
             RecurrentSites(),
             RegularBags(),
             DenseGradients(),
-            DistributionTargets(),
+            Criteria(),
             SourceLines(),
         ):
             return functional_call(step, held, args, kwargs, tie_weights=True)
@@ -193,14 +197,14 @@ def is_mutation(node: fx.Node) -> bool:
 
 
 @contextlib.contextmanager
-def preserved(program: nn.Module) -> Iterator[None]:
-    """Undo whatever tracing leaves in the modules: cached fake tensors, counters, train flags."""
+def preserved(program: nn.Module) -> Iterator[list[tuple[nn.Module, dict[str, Any]]]]:
+    """Undo whatever tracing leaves in the modules: cached fake tensors, train flags; gives what was there before."""
     containers = ("_parameters", "_buffers", "_modules")
     saved = [(m, dict(m.__dict__), {name: dict(m.__dict__[name]) for name in containers}) for m in program.modules()]
     devices = list({p.device.index or 0 for p in program.parameters() if p.is_cuda})
     with torch.random.fork_rng(devices=devices):
         try:
-            yield
+            yield [(module, attributes) for module, attributes, _ in saved]
         finally:
             for module, attributes, dicts in saved:
                 module.__dict__.clear()
@@ -219,10 +223,11 @@ def batch_symbol(mode: torch_private.Fakes, fakes: Sequence[Tensor], dims: Seque
     if len(resolved) != 1 or not isinstance(symbol, sympy.Symbol):
         raise CaptureError(
             refusal(
-                f"the batch size became fixed to {symbol}",
+                "the batch size became a fixed number while tracing",
                 "",
-                "the model compares the batch size with a number, or uses a tensor whose size is the batch's",
-                "write the operation so that it works for any batch size (for example x.shape[0] instead of a constant)",
+                "the model or the loss takes len() or int() of a batch tensor's size, compares the size with a number, or uses a "
+                "tensor that has the batch's size",
+                "write the operation so that it works for any batch size (for example x.shape[0], not len(x) or a constant)",
             )
         )
     return symbol
@@ -245,6 +250,22 @@ def check_constants(joint: JointGraph, program: Program) -> None:
             )
         if isinstance(tensor, Tensor) and tensor.numel() > 1:
             joint.constants.append(f"a constant of shape {list(tensor.shape)} at {node.meta.get('source_line', 'the model')}")
+
+
+def check_sizes(joint: JointGraph) -> None:
+    """Every size is a number or follows from the batch size; sizes that depend on data are refused."""
+    for node in joint.graph.nodes:
+        fake = node.meta.get("val")
+        sizes = fake.shape if isinstance(fake, Tensor) else ()
+        if any(size_expression(size).free_symbols - {joint.symbol} for size in sizes):
+            raise CaptureError(
+                refusal(
+                    f"the shape of {node.name} ({node.target}) depends on the data",
+                    node.meta.get("source_line", ""),
+                    "one graph serves every batch, so that sizes other than the batch size must be known",
+                    "choose by torch.where or by a list of indices instead of by a boolean mask or nonzero()",
+                )
+            )
 
 
 def take_buffer_updates(joint: JointGraph) -> None:

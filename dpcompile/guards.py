@@ -47,13 +47,17 @@ def guard_key(program: Program, batch: Batch) -> tuple[Any, ...]:
         *program.named_parameters(remove_duplicate=False),
         *program.named_buffers(remove_duplicate=False),
     ]
-    held = tuple((n, id(t), tuple(t.shape), t.dtype, str(t.device), t.requires_grad, t.stride()) for n, t in tensors)
+    held = tuple(
+        (n, id(t), tuple(t.shape), t.dtype, str(t.device), t.requires_grad, t.stride(), len(t._backward_hooks or ()))
+        for n, t in tensors
+    )
     known: dict[int, Any] = {}
     modules = tuple(fingerprint.of_module(module, known) for module in program.modules())
     return (
         ("batch", batch.key),
         ("parameters", held),
         ("modules", modules),
+        ("loss", fingerprint.of_value(program.function, known, 0)),
         ("torch", torch_key(batch.tensors[0].device)),
     )
 

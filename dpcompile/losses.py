@@ -64,16 +64,30 @@ class Program(nn.Module):
     def __init__(self, model: nn.Module, loss: nn.Module | Callable[..., Tensor] | None) -> None:
         super().__init__()
         self.model = model
-        self.loss = loss
+        self.loss_name = name_beside(model)
+        self.function = None if isinstance(loss, nn.Module) else loss
+        if isinstance(loss, nn.Module):
+            self.add_module(self.loss_name, loss)
+
+    def given_loss(self) -> nn.Module | Callable[..., Tensor] | None:
+        """What the user gave: a module, a function or nothing."""
+        return self._modules.get(self.loss_name, self.function)
 
     def forward(self, *batch: Any, **kwargs: Any) -> Any:
         """Per-example losses f[B] of a batch."""
-        if self.loss is None:
+        loss = self.given_loss()
+        if loss is None:
             outputs = self.model(*batch, **kwargs)
             return outputs if isinstance(outputs, Tensor) else getattr(outputs, "loss", outputs)
-        if isinstance(self.loss, CRITERIA):
-            return per_example_criterion(self.loss, self.model(*batch[:-1], **kwargs), batch[-1])
-        return self.loss(self.model, *batch, **kwargs)
+        if isinstance(loss, CRITERIA):
+            return per_example_criterion(loss, self.model(*batch[:-1], **kwargs), batch[-1])
+        return loss(self.model, *batch, **kwargs)
+
+
+def name_beside(model: nn.Module) -> str:
+    """What the loss's own parameters and buffers are called: "loss", or another word if the model has such names itself."""
+    taken = {name.split(".")[0] for name, _ in (*model.named_parameters(), *model.named_buffers())}
+    return next(name for name in ("loss", "criterion", *(f"criterion_{n}" for n in range(len(taken) + 1))) if name not in taken)
 
 
 def public_name(name: str) -> str:

@@ -206,8 +206,9 @@ class PrivateModule(nn.Module):
         """
         return float(self.max_grad_norm)
 
-    def per_example_gradients(self, *batch: Any, **kwargs: Any) -> dict[str, Tensor]:
+    def per_example_gradients(self, *batch: Any, mask: Tensor | None = None, **kwargs: Any) -> dict[str, Tensor]:
         """{name: f[B, *shape]}: every example's own gradient, unclipped (NOT private)."""
+        check_no_mask(mask)
         flat = flatten_batch(batch, kwargs, self.batch_dim)
         return per_example_gradients(self.program, self.trainable(), flat, self.options.backend, self.gradients)
 
@@ -223,8 +224,11 @@ class PrivateModule(nn.Module):
         inner.options, inner.microbatch = self.options, self.microbatch
         return DropIn(self, inner, loss_reduction, output_dim)
 
-    def verify(self, *batch: Any, examples: int = 4, strict: bool = False, **kwargs: Any) -> Verification:
+    def verify(
+        self, *batch: Any, examples: int = 4, strict: bool = False, mask: Tensor | None = None, **kwargs: Any
+    ) -> Verification:
         """Compare the step with a plain loop over a few single examples, and check independence on them."""
+        check_no_mask(mask)
         return verify(self, flatten_batch(batch, kwargs, self.batch_dim), examples, strict)
 
     def named_parameters(
@@ -251,11 +255,17 @@ def positive(max_grad_norm: Any) -> float:
     return number
 
 
+def check_no_mask(mask: Tensor | None) -> None:
+    """Only a step takes a mask."""
+    if mask is not None:
+        raise InvalidInput("only a step takes a mask; leave the masked examples out of the batch here")
+
+
 def chunk_size(schedule: str, microbatch: int | None) -> int | None:
     """How many examples a chunk holds at most; None for the whole batch at once."""
     if schedule not in ("auto", "one-pass", "microbatch"):
         raise StrategyError(f"schedule={schedule!r} does not exist; use auto, one-pass or microbatch")
-    if microbatch is not None and (not isinstance(microbatch, int) or microbatch < 1):
+    if microbatch is not None and (not isinstance(microbatch, int) or isinstance(microbatch, bool) or microbatch < 1):
         raise InvalidInput(f"microbatch must be a positive integer, got {microbatch!r}")
     if schedule == "one-pass" and microbatch is not None:
         raise StrategyError('schedule="one-pass" takes the whole batch at once; use schedule="microbatch" for chunks')

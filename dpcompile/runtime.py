@@ -151,18 +151,9 @@ def inlined(joint: JointGraph) -> torch.fx.GraphModule:
 
 def owner_of(program: Program, name: str) -> tuple[nn.Module, str]:
     """The module that holds a parameter or buffer, and its name there."""
-    path = (
-        name
-        if name.startswith("loss.") and hasattr(program.loss, "parameters") and not in_model(program, name)
-        else f"model.{name}"
-    )
+    path = name if name.startswith(f"{program.loss_name}.") else f"model.{name}"
     owner, _, last = path.rpartition(".")
     return program.get_submodule(owner), last
-
-
-def in_model(program: Program, name: str) -> bool:
-    """Whether the model itself has a parameter or buffer of this name."""
-    return name in dict(program.model.named_parameters()) or name in dict(program.model.named_buffers())
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import fx
 
+from dpcompile import torch_private
 from dpcompile.ir.graph import operand_node, value
 
 aten = torch.ops.aten
@@ -20,12 +21,18 @@ VIEWS = (aten.t.default, aten.view.default, aten._unsafe_view.default, aten.tran
          aten.unsqueeze.default, aten.expand.default, aten.squeeze.dim, aten.slice.Tensor, aten.select.int)  # fmt: skip
 
 
+ASSERTIONS = ("aten::_assert_async", "aten::_assert_scalar", "aten::_linalg_check_errors", "aten::_functional_assert_async")
+"""Checks of values that return nothing; what they guard fails by itself, or gives values that are not finite."""
+
+
 def simplify(module: fx.GraphModule) -> None:
     """Drop identities, merge equal views of one tensor, and remove dead code."""
     graph = module.graph
     seen: dict[tuple[object, str, str], fx.Node] = {}
     for node in list(graph.nodes):
-        if is_identity(node) or is_plain_clone(node) or is_whole_slice(node):
+        if is_assertion(node):
+            graph.erase_node(node)
+        elif is_identity(node) or is_plain_clone(node) or is_whole_slice(node):
             replace(graph, node, operand_node(node, 0))
         elif node.target is aten.t.default and operand_node(node, 0).target is aten.t.default:
             replace(graph, node, operand_node(operand_node(node, 0), 0))
@@ -43,6 +50,11 @@ def replace(graph: fx.Graph, node: fx.Node, by: fx.Node) -> None:
     """Use `by` wherever `node` is used."""
     node.replace_all_uses_with(by)
     graph.erase_node(node)
+
+
+def is_assertion(node: fx.Node) -> bool:
+    """A check of values without a result."""
+    return isinstance(node.target, torch_private.OpOverload) and node.target._schema.name in ASSERTIONS and not node.users
 
 
 def is_identity(node: fx.Node) -> bool:

@@ -21,14 +21,16 @@ class DenseGradients(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-class DistributionTargets(TorchFunctionMode):
-    """Cross entropy against probabilities, element by element: torch 2.11's own fixes the batch size while tracing."""
+class Criteria(TorchFunctionMode):
+    """Two criteria in elementary operations: torch 2.11's cross entropy against probabilities fixes the batch size while
+    tracing, and torch's decomposition of multilabel_margin_loss counts padded targets."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         target = args[1] if len(args) > 1 else kwargs.get("target")
-        soft = func is F.cross_entropy and isinstance(target, Tensor) and target.is_floating_point()
-        return (soft_cross_entropy if soft else func)(*args, **kwargs)
+        if func is F.cross_entropy and isinstance(target, Tensor) and target.is_floating_point():
+            return soft_cross_entropy(*args, **kwargs)
+        return (multilabel_margin_loss if func is F.multilabel_margin_loss else func)(*args, **kwargs)
 
 
 def soft_cross_entropy(
@@ -49,3 +51,16 @@ def soft_cross_entropy(
     if weight is not None:
         smooth = smooth * weight.view(-1, *[1] * (input.dim() - 2))
     return -(F.log_softmax(input, 1) * smooth).sum(1)
+
+
+def multilabel_margin_loss(
+    input: Tensor, target: Tensor, size_average: bool | None = None, reduce: bool | None = None, reduction: str = "mean"
+) -> Tensor:
+    """F.multilabel_margin_loss f[B] for input f[B, C] and target i64[B, C], whose labels end at the first -1."""
+    if reduction != "none" or size_average is not None or reduce is not None or input.dim() != 2 or input.shape != target.shape:
+        return F.multilabel_margin_loss(input, target, size_average, reduce, reduction)
+    counted = ((target < 0).cumsum(1) == 0).unsqueeze(2)
+    labels = target.clamp(min=0)
+    is_label = ((labels.unsqueeze(2) == torch.arange(input.shape[1], device=input.device)) & counted).any(1)
+    margins = (1 - input.gather(1, labels).unsqueeze(2) + input.unsqueeze(1)).clamp(min=0)
+    return torch.where(counted & ~is_label.unsqueeze(1), margins, 0.0).sum((1, 2)) / input.shape[1]

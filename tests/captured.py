@@ -95,9 +95,9 @@ def rewritten(captured: Captured, strategy: Wanted = "auto", passes: Any = PIPEL
 def tensors(captured: Captured, max_grad_norm: float | None = None) -> list[Tensor]:
     """The graph's inputs: parameters and buffers, the batch, and mask and clip norm where the graph has them."""
     held = dict(captured.program.model.named_parameters()) | dict(captured.program.model.named_buffers())
-    if isinstance(captured.program.loss, nn.Module):
-        loss = captured.program.loss
-        held |= {f"loss.{n}": p for n, p in (*loss.named_parameters(), *loss.named_buffers())}
+    loss, prefix = captured.program.given_loss(), captured.program.loss_name
+    if isinstance(loss, nn.Module):
+        held |= {f"{prefix}.{n}": p for n, p in (*loss.named_parameters(), *loss.named_buffers())}
     kept = [held[item.name].detach() for item in captured.joint.inputs if item.kind in ("parameter", "state")]
     if max_grad_norm is None:
         return [*kept, *captured.batch.tensors]

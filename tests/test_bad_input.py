@@ -137,6 +137,62 @@ def test_failing_forward_leaves_the_model_as_it_was() -> None:
     assert_same(before, state_of(model))
 
 
+def test_forward_that_writes_a_number_is_refused_and_the_number_stays() -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.step = nn.Linear(3, 2), 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.step += 1
+            return self.layer(x) * self.step
+
+    model = Counting()
+    with pytest.raises(DPCompileError, match=r"forward writes the attribute step[\s\S]*buffer"):
+        dpcompile(model, loss=squares)(torch.ones(4, 3))
+    assert model.step == 0
+
+
+def test_a_hook_on_a_parameter_is_refused_whenever_it_comes() -> None:
+    model, x = nn.Linear(3, 2), torch.ones(4, 3)
+    private = dpcompile(model, loss=squares)
+    private(x)
+    handle = model.weight.register_hook(lambda gradient: gradient * 3)
+    with pytest.raises(DPCompileError, match=r"parameter weight has a hook[\s\S]*step.grads"):
+        private(x)
+    handle.remove()
+    private(x)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_torchscript_is_refused_by_name() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), torch.jit.trace(nn.Linear(3, 2), torch.ones(1, 3)))
+    with pytest.raises(DPCompileError, match="1 is a TorchScript module"):
+        dpcompile(model, loss=squares)(torch.ones(4, 3))
+
+
+def test_a_shape_that_depends_on_data_is_refused_with_the_line() -> None:
+    def loss(model: nn.Module, x: Tensor) -> Tensor:
+        assert isinstance(model, nn.Linear)
+        return (x @ model.weight[torch.arange(2) > 0].t()).sum(1)
+
+    with pytest.raises(DPCompileError, match=r"depends on the data\n  at: .*test_bad_input.py"):
+        dpcompile(nn.Linear(3, 2), loss=loss)(torch.ones(4, 3))
+
+
+@pytest.mark.parametrize("strategy", [{"weight": 3}, {"weight": ("gram",)}, 3, ("gram", "bookkeep"), None])
+def test_strategies_of_wrong_types_are_refused(strategy: Any) -> None:
+    with pytest.raises(DPCompileError, match="strategy must be a name or"):
+        dpcompile(nn.Linear(3, 2), loss=squares, strategy=strategy)(torch.ones(4, 3))
+
+
+def test_only_a_step_takes_a_mask() -> None:
+    private, x, mask = dpcompile(nn.Linear(3, 2), loss=squares), torch.ones(4, 3), torch.ones(4, dtype=torch.bool)
+    for call in (private.verify, private.per_example_gradients):
+        with pytest.raises(DPCompileError, match="only a step takes a mask"):
+            call(x, mask=mask)
+
+
 def test_step_leaves_a_deterministic_model_as_it_was() -> None:
     model = mlp(3, 5, 2)
     before = state_of(model)

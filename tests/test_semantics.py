@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from functools import cache
 from typing import Any
 
@@ -333,11 +334,15 @@ def test_verify_agrees_and_touches_neither_grad_nor_random_state(schedule: str) 
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_verify_finds_a_loss_that_changed_behind_the_graphs_back(strict: bool) -> None:
-    factor = [1.0]
-    private, x = dpcompile(nn.Linear(3, 2), loss=lambda m, x: factor[0] * squares(m, x)), torch.randn(5, 3)
+def test_verify_finds_a_loss_that_changed_behind_the_graphs_back(strict: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FACTOR", "1")
+
+    def loss(model: nn.Module, x: Tensor) -> Tensor:
+        return float(os.environ["FACTOR"]) * squares(model, x)  # what a trace reads here nobody can watch
+
+    private, x = dpcompile(nn.Linear(3, 2), loss=loss), torch.randn(5, 3)
     private(x)
-    factor[0] = 2.0
+    monkeypatch.setenv("FACTOR", "2")
     if strict:
         with pytest.raises(VerificationError, match="weight"):
             private.verify(x, strict=True)

@@ -14,6 +14,7 @@ from zoo_case import (
     floats,
     inputs,
     integers,
+    label_lists,
     labels,
     layer,
     probabilities,
@@ -102,6 +103,7 @@ CRITERIA = (
         (5, 7),
         probabilities(5, 7),
     ),
+    criterion("multi-label margin", nn.MultiLabelMarginLoss(), (5,), label_lists(5)),
     criterion("negative log likelihood", nn.NLLLoss(ignore_index=1), (5, 7), integers(5, 7)),
     criterion("binary cross entropy", nn.BCELoss(), (5,), booleans(5)),
     criterion(

@@ -97,6 +97,17 @@ def probabilities(*shape: int) -> Draw:
     return lambda size, dtype, generator: torch.randn(size, *shape, dtype=dtype, generator=generator).softmax(1)
 
 
+def label_lists(classes: int) -> Draw:
+    """Targets i64[B, classes] of a multi-label margin loss: labels up to the first -1, anything behind it."""
+
+    def draw(size: int, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+        labels = torch.rand(size, classes, generator=generator).argsort(1)
+        end = torch.randint(0, classes + 1, (size, 1), generator=generator)
+        return torch.where(torch.arange(classes) == end, -1, labels)
+
+    return draw
+
+
 def signs(*shape: int) -> Draw:
     """Targets of margin losses, -1 or 1, f[B, *shape]."""
     return lambda size, dtype, generator: (2 * torch.randint(0, 2, (size, *shape), generator=generator) - 1).to(dtype)

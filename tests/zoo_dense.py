@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import torch.nn.functional as F
 import zoo_layers as layers
@@ -14,7 +16,31 @@ from zoo_case import (
 )
 from zoo_layers import Using, parameter
 
+
+def row_table(shape: tuple[int, ...]) -> nn.Module:
+    """A parameter whose rows are looked up."""
+    return Using(lambda m, ids: m.rows[ids], rows=parameter(*shape))
+
+
 REUSED = (
+    *(
+        layer(
+            f"rows of a parameter {list(shape)}",
+            "advanced indexing of a table that is no matrix",
+            functools.partial(row_table, shape),
+            integers(11, 7),
+            loss=lambda m, ids: m(ids).square().flatten(1).sum(1),
+        )
+        for shape in ((11,), (11, 1, 1), (11, 3, 2))
+    ),
+    layer(
+        "one-hot targets",
+        "a check of the values inside one_hot",
+        lambda: Using(lambda m, x, y: m.a(x) - F.one_hot(y, 5), a=nn.Linear(3, 5)),
+        floats(3),
+        integers(5),
+        loss=lambda m, x, y: m(x, y).square().sum(1),
+    ),
     layer(
         "functional reuse",
         "a weight used by its module and twice by F.linear",

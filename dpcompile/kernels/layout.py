@@ -44,8 +44,13 @@ def index_sequence(ids: Tensor, dim: int, outer: int, inner: int) -> Tensor:
 
 def row_sequence(g: Tensor, dim: int, outer: int, inner: int, index_rank: int) -> Tensor:
     """Gradients of looked-up rows, f[*index shape, *row shape], to f[B, T, width]."""
-    first = examples_first(g, dim, outer, inner)
-    return first.flatten(1, index_rank).flatten(2)
+    rows = examples_first(g, dim, outer, inner).flatten(1, index_rank)
+    return rows.flatten(2) if rows.dim() > 2 else rows.unsqueeze(2)
+
+
+def shaped(gradients: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """f[B, ...] to f[B, *shape]."""
+    return gradients.view(gradients.shape[0], *shape)
 
 
 def total_per_example(x: Tensor, dim: int, outer: int, inner: int, dims: tuple[int, ...], shape: tuple[int, ...]) -> Tensor:

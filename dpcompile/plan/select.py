@@ -41,6 +41,9 @@ def choose(sites: Sequence[Site], hardware: Hardware, batch_size: int, strategy:
 
 def check_names(strategy: Wanted, sites: Sequence[Site]) -> None:
     """Refuse names that do not exist."""
+    entries = strategy.values() if isinstance(strategy, Mapping) else ()
+    if not isinstance(strategy, (str, Mapping)) or not all(map(is_entry, entries)):
+        raise StrategyError(f"strategy must be a name or {{parameter or glob: norm or (norm, sum)}}, got {strategy!r}")
     names = (
         [strategy] if isinstance(strategy, str) else [n for v in strategy.values() for n in ((v,) if isinstance(v, str) else v)]
     )
@@ -51,6 +54,11 @@ def check_names(strategy: Wanted, sites: Sequence[Site]) -> None:
         for pattern in strategy:
             if not any(fnmatchcase(site.parameter, pattern) for site in sites):
                 raise StrategyError(f"strategy names {pattern!r}, which matches no parameter of the model")
+
+
+def is_entry(value: object) -> bool:
+    """A norm, or a norm and a sum."""
+    return isinstance(value, str) or (isinstance(value, tuple) and len(value) == 2 and all(isinstance(n, str) for n in value))
 
 
 def wanted_for(site: Site, strategy: Wanted) -> tuple[str, str, bool]:

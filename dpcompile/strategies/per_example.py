@@ -34,7 +34,9 @@ def per_example_gradient(contraction: Contraction, emitter: Emitter, convolution
             return convolution_gradient(contraction, emitter, convolution_form)
         case Rows():
             ids, g = row_operands(contraction, emitter)
-            return emitter.call(embedding.materialize_rows, ids, g, contraction.rows, contraction.padding_idx)
+            tables = emitter.call(embedding.materialize_rows, ids, g, contraction.rows, contraction.padding_idx)
+            shape = tuple(map(int, value(contraction.node).shape))
+            return tables if len(shape) == 2 else emitter.call(layout.shaped, tables, shape)
         case Total():
             x = contraction.x
             return emitter.call(layout.total_per_example, x.node, x.dim, x.outer, x.inner, contraction.dims, contraction.shape)
