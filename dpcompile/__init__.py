@@ -2,6 +2,7 @@
 
 from dpcompile.cost.hardware import HARDWARE, Hardware
 from dpcompile.ir.errors import (
+    BudgetError,
     CaptureError,
     DPCompileError,
     InvalidInput,
@@ -16,6 +17,7 @@ from dpcompile.step import Step
 
 __all__ = [
     "HARDWARE",
+    "BudgetError",
     "CaptureError",
     "DPCompileError",
     "Hardware",

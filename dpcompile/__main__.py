@@ -1,4 +1,4 @@
-"""The command line: `python -m dpcompile demo` and `python -m dpcompile explain MODULE:FACTORY`."""
+"""The command line: `python -m dpcompile demo`, `explain MODULE:FACTORY` and `calibrate`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dpcompile import DPCompileError, dpcompile
+from dpcompile import HARDWARE, DPCompileError, dpcompile
 
 app = typer.Typer(
     help="Compile PyTorch models for differentially private training.",
@@ -38,6 +38,9 @@ def explain(
     ],
     batch_size: Annotated[int, typer.Option(min=1, help="Examples per step that the plan is made for.")] = 64,
     max_grad_norm: Annotated[float, typer.Option(help="The clip norm C.")] = 1.0,
+    hardware: Annotated[str | None, typer.Option(help=f"Plan for one of {', '.join(HARDWARE)}.")] = None,
+    memory_budget: Annotated[str | None, typer.Option(help='What the step may need, for example "2 GB".')] = None,
+    formula: Annotated[str | None, typer.Option(help="Print the prices of this parameter as formulas.")] = None,
 ) -> None:
     """Print the strategy table and the rewritten graph of the model that a factory makes."""
     try:
@@ -45,12 +48,32 @@ def explain(
     except TypeError as error:
         raise typer.BadParameter(f"{factory}({batch_size}) must return (model, loss, batch): {error}") from None
     try:
-        private = dpcompile(model, loss=loss, max_grad_norm=max_grad_norm, example_batch=tuple(batch))
+        private = dpcompile(
+            model,
+            loss=loss,
+            max_grad_norm=max_grad_norm,
+            hardware=hardware,
+            memory_budget=memory_budget,
+            example_batch=tuple(batch),
+        )
+        prices = private.report().formula(formula) if formula else ""
     except DPCompileError as refusal:
         typer.echo(f"{type(refusal).__name__}: {refusal}", err=True)
         raise typer.Exit(1) from None
     print(private.report())
+    print(prices, end="")
     private.print_readable()
+
+
+@app.command()
+def calibrate(
+    seconds: Annotated[float, typer.Option(min=5.0, help="About how long to measure.")] = 50.0,
+    device: Annotated[str, typer.Option(help="cpu or cuda; cuda if there is one.")] = "",
+) -> None:
+    """Measure this machine, so that plans are made for it and not for a table's row; kept in the user's cache folder."""
+    from dpcompile.measure.show import run_calibration  # noqa: PLC0415  (scipy's statistics take a second to load)
+
+    run_calibration(seconds, device)
 
 
 def load_factory(path: str) -> Callable[[int], tuple[Any, Any, Any]]:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from dpcompile.arguments import check_no_mask, chunk_size, given_plan, hardware_row, positive, zero_gradient
 from dpcompile.batch import Batch, checked_mask, chunks, flatten_batch
-from dpcompile.cost.hardware import HARDWARE, Hardware
+from dpcompile.cost.hardware import Hardware
 from dpcompile.cotangents import cotangent_losses
 from dpcompile.drop_in import DropIn
+from dpcompile.forecast.forecast import bytes_of
 from dpcompile.guards import Traces, guard_key
 from dpcompile.ir.errors import InvalidInput, StrategyError
 from dpcompile.ir.printer import format_graph
@@ -19,6 +23,7 @@ from dpcompile.losses import make_program, public_name
 from dpcompile.per_example import per_example_gradients
 from dpcompile.pipeline import Compiled, Options, Stage, compile_step
 from dpcompile.plan.plan import Plan
+from dpcompile.plan.saved import SavedPlan
 from dpcompile.report.text import Report
 from dpcompile.runtime import BACKENDS, GraphCall, Raw
 from dpcompile.step import Step
@@ -35,9 +40,10 @@ def dpcompile(
     clipping: str = "flat",
     strategy: str | Mapping[str, str | tuple[str, str]] = "auto",
     schedule: str = "auto",
-    plan: Plan | None = None,
+    plan: Plan | SavedPlan | str | Path | None = None,
     microbatch: int | None = None,
     hardware: str | Hardware | None = None,
+    memory_budget: str | float | None = None,
     backend: str = "auto",
     batch_dim: Any = 0,
     example_batch: tuple[Any, ...] | None = None,
@@ -47,12 +53,16 @@ def dpcompile(
     loss: `loss(model, *batch, **kwargs) -> f[B]`; a criterion of torch.nn, applied to (model(*batch[:-1]), batch[-1])
     and reduced per example; or None if the model returns its per-example losses (f[B], or an object with .loss).
     max_grad_norm: clip norm C > 0. strategy: "auto", one norm strategy, or {parameter name or glob: norm or (norm, sum)}.
-    schedule: "auto", "one-pass" or "microbatch" (chunks of at most `microbatch` examples, sums added). hardware: a name
-    in HARDWARE or a row, for planning. backend: "eager", "inductor" or "auto" (inductor on a GPU). batch_dim: where the
+    schedule: "auto", "one-pass" or "microbatch" (chunks of at most `microbatch` examples, sums added). plan: a plan of
+    another module, or the file that one was saved to; it takes the place of strategy, and must fit the model. hardware: a
+    name in HARDWARE or a row, for planning; by default what `python -m dpcompile calibrate` has measured, or the nearest
+    row of the table. memory_budget: bytes, or a text such as "2 GB", that the step may need beyond model and batch; larger
+    batches than the first run in chunks. backend: "eager", "inductor" or "auto" (inductor on a GPU). batch_dim: where the
     examples lie, an int or a pytree prefix with None for shared tensors. example_batch: trace now instead of at the
     first call.
 
-    Raises InvalidInput and StrategyError here; the refusals of tracing and analysis come with the first call.
+    Raises InvalidInput and StrategyError here; BudgetError and the refusals of tracing and analysis come with the first
+    call.
     """
     module = PrivateModule(
         model,
@@ -64,6 +74,7 @@ def dpcompile(
         plan,
         microbatch,
         hardware,
+        memory_budget,
         backend,
         batch_dim,
     )
@@ -76,8 +87,8 @@ class PrivateModule(nn.Module):
     """A model with its private step. Shares the model's parameters; its state_dict is the model's own."""
 
     def __init__(self, model: nn.Module, loss: Loss, max_grad_norm: float, clipping: str, strategy: Any, schedule: str,
-                 plan: Plan | None, microbatch: int | None, hardware: str | Hardware | None, backend: str,
-                 batch_dim: Any) -> None:  # fmt: skip
+                 plan: Plan | SavedPlan | str | Path | None, microbatch: int | None, hardware: str | Hardware | None,
+                 memory_budget: str | float | None, backend: str, batch_dim: Any) -> None:  # fmt: skip
         super().__init__()
         self.program = make_program(model, loss)
         if clipping != "flat":
@@ -85,11 +96,14 @@ class PrivateModule(nn.Module):
         if backend not in BACKENDS:
             raise StrategyError(f"backend={backend!r} does not exist; use one of {', '.join(BACKENDS)}")
         self.max_grad_norm = positive(max_grad_norm)
-        self.microbatch = chunk_size(schedule, microbatch)
+        given = given_plan(plan)
+        planned = given.microbatch if given is not None and schedule == "auto" else None
+        self.microbatch = chunk_size(schedule, microbatch or planned)
         self.batch_dim = batch_dim
-        wanted = plan.strategies() if plan is not None else strategy
-        row = hardware if isinstance(hardware, Hardware) else hardware_row(hardware, model)
-        self.options = Options(wanted, schedule, self.microbatch, row, backend)
+        wanted = given.strategies() if given is not None else strategy
+        row, note = (hardware, "") if isinstance(hardware, Hardware) else hardware_row(hardware, model)
+        self.options = Options(wanted, schedule, self.microbatch, row, backend, given,
+                               None if memory_budget is None else bytes_of(memory_budget), note)  # fmt: skip
         self.steps: Traces[Compiled] = Traces()
         self.gradients: Traces[GraphCall] = Traces()
 
@@ -109,24 +123,26 @@ class PrivateModule(nn.Module):
     def run(self, compiled: Compiled, flat: Batch, counted: Tensor) -> Step:
         """One step on a batch with at least one example, chunk by chunk; `counted` bool[B]."""
         limit = torch.as_tensor(positive(self.max_grad_norm), dtype=torch.float64, device=flat.tensors[0].device)
-        raws = [compiled.runner(tensors, part, limit) for tensors, part in chunks(flat, counted, self.microbatch)]
+        total, raws = dict[str, Tensor](), list[Raw]()
+        for tensors, part in chunks(flat, counted, compiled.plan.microbatch):
+            raw = compiled.runner(tensors, part, limit)
+            for name, gradient in raw.gradients.items():
+                total[name] = total[name].add_(gradient) if name in total else gradient
+            raws.append(raw.without_sums())
+            del raw, gradient  # the next chunk must not run beside this one's sums
         self.apply_buffers(raws[0])
-        return self.joined(raws)
+        return self.joined(raws, total)
 
     def compiled(self, batch: Batch) -> Compiled:
         """The compiled step for everything about this batch but its size; traced anew when a guard changed."""
         key = (*guard_key(self.program, batch), ("backend", self.options.backend))
         return self.steps.get(key, lambda: compile_step(self.program, batch, self.options))
 
-    def joined(self, raws: list[Raw]) -> Step:
-        """The chunks of one step together; sums are added, per-example results concatenated."""
-        grads = dict(raws[0].gradients)
-        for raw in raws[1:]:
-            for name, gradient in raw.gradients.items():
-                grads[name] = grads[name] + gradient
+    def joined(self, raws: list[Raw], total: dict[str, Tensor]) -> Step:
+        """The chunks of one step together: per-example results concatenated, beside the sum of the chunks' sums."""
         fields = ("losses", "norms", "clip_factors", "nonfinite")
         first = {f: getattr(raws[0], f) if len(raws) == 1 else torch.cat([getattr(r, f) for r in raws]) for f in fields}
-        return Step(first["losses"], first["norms"], first["clip_factors"], self.complete(grads), first["nonfinite"])
+        return Step(first["losses"], first["norms"], first["clip_factors"], self.complete(total), first["nonfinite"])
 
     def complete(self, grads: dict[str, Tensor]) -> dict[str, Tensor]:
         """Gradients of all trainable parameters in the model's order; zero for those without a gradient path."""
@@ -190,7 +206,8 @@ class PrivateModule(nn.Module):
     def report(self) -> Report:
         """What was chosen for each parameter, at which predicted cost, and why not the others."""
         compiled = self.ready()
-        return Report(compiled.plan, compiled.unused, compiled.notes, compiled.runner.backend, float(self.max_grad_norm))
+        return Report(compiled.plan, compiled.unused, compiled.notes, compiled.runner.backend, float(self.max_grad_norm),
+                      compiled.outlook)  # fmt: skip
 
     def print_readable(self, print_output: bool = True) -> str:
         """The rewritten graph as text, grouped by module; printed unless print_output is False."""
@@ -220,8 +237,8 @@ class PrivateModule(nn.Module):
         is outside and NOT verified: see dpcompile.drop_in. The loss given to dpcompile is not used.
         """
         inner = PrivateModule(self.model, cotangent_losses, self.max_grad_norm, "flat", "auto", "auto", None, None,
-                              self.options.hardware, self.options.backend, self.batch_dim)  # fmt: skip
-        inner.options, inner.microbatch = self.options, self.microbatch
+                              self.options.hardware, None, self.options.backend, self.batch_dim)  # fmt: skip
+        inner.options, inner.microbatch = replace(self.options, memory_budget=None), self.microbatch
         return DropIn(self, inner, loss_reduction, output_dim)
 
     def verify(
@@ -245,42 +262,3 @@ class PrivateModule(nn.Module):
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Load into the model."""
         return self.model.load_state_dict(*args, **kwargs)
-
-
-def positive(max_grad_norm: Any) -> float:
-    """The clip norm as a positive finite number."""
-    number = float(max_grad_norm) if isinstance(max_grad_norm, (int, float, Tensor)) else float("nan")
-    if not (number > 0 and number < float("inf")):
-        raise InvalidInput(f"max_grad_norm must be a positive finite number, got {max_grad_norm!r}")
-    return number
-
-
-def check_no_mask(mask: Tensor | None) -> None:
-    """Only a step takes a mask."""
-    if mask is not None:
-        raise InvalidInput("only a step takes a mask; leave the masked examples out of the batch here")
-
-
-def chunk_size(schedule: str, microbatch: int | None) -> int | None:
-    """How many examples a chunk holds at most; None for the whole batch at once."""
-    if schedule not in ("auto", "one-pass", "microbatch"):
-        raise StrategyError(f"schedule={schedule!r} does not exist; use auto, one-pass or microbatch")
-    if microbatch is not None and (not isinstance(microbatch, int) or isinstance(microbatch, bool) or microbatch < 1):
-        raise InvalidInput(f"microbatch must be a positive integer, got {microbatch!r}")
-    if schedule == "one-pass" and microbatch is not None:
-        raise StrategyError('schedule="one-pass" takes the whole batch at once; use schedule="microbatch" for chunks')
-    return (microbatch or 1) if schedule == "microbatch" else microbatch
-
-
-def hardware_row(name: str | None, model: nn.Module) -> Hardware:
-    """The named row, or the one for where the model lives."""
-    if name is None:
-        name = "h200" if any(parameter.is_cuda for parameter in model.parameters()) else "cpu"
-    if name not in HARDWARE:
-        raise InvalidInput(f"hardware {name!r} is not in the table; use one of {', '.join(HARDWARE)} or a Hardware row")
-    return HARDWARE[name]
-
-
-def zero_gradient(parameter: nn.Parameter) -> Tensor:
-    """Zeros in the dtype of sums."""
-    return torch.zeros_like(parameter, dtype=torch.promote_types(parameter.dtype, torch.float32))

@@ -13,6 +13,8 @@ from dpcompile.analysis.sites import find_sites
 from dpcompile.batch import Batch
 from dpcompile.capture import capture
 from dpcompile.cost.hardware import Hardware
+from dpcompile.forecast.forecast import Outlook
+from dpcompile.forecast.rewriting import Source
 from dpcompile.ir.graph import JointGraph
 from dpcompile.ir.printer import format_graph
 from dpcompile.ir.site import Site
@@ -22,10 +24,13 @@ from dpcompile.passes import PIPELINE
 from dpcompile.passes.narrow_backward import narrow_backward
 from dpcompile.passes.order import order_nodes
 from dpcompile.passes.per_example_gradients import emit_per_example_gradients
-from dpcompile.passes.reuse_memory import reuse_memory
 from dpcompile.plan.plan import Plan
-from dpcompile.plan.select import Wanted, choose
+from dpcompile.plan.saved import SavedPlan
+from dpcompile.plan.select import Wanted
 from dpcompile.runtime import GraphCall, Runner
+
+ANALYSED = 2
+"""Stages before the first rewrite: capture and analysis."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,12 @@ class Recorder:
         self.stages.append(Stage(name, format_graph(joint), spent, len(joint.graph.nodes)))
         self.started = time.perf_counter()
 
+    def keep_attempt(self, name: str, joint: JointGraph) -> None:
+        """Record a rewrite; an attempt with another plan takes the place of the one before."""
+        if name == PIPELINE[0].__name__:
+            del self.stages[ANALYSED:]
+        self.keep(name, joint)
+
 
 @dataclass(frozen=True)
 class Options:
@@ -65,6 +76,9 @@ class Options:
     microbatch: int | None
     hardware: Hardware
     backend: str
+    plan: SavedPlan | None = None
+    memory_budget: float | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,6 +91,7 @@ class Compiled:
     runner: Runner
     unused: tuple[str, ...]
     notes: tuple[str, ...]
+    outlook: Outlook
 
 
 def analysed(program: Program, batch: Batch, recorder: Recorder) -> tuple[JointGraph, list[Site], list[str]]:
@@ -107,13 +122,18 @@ def compile_step(program: Program, batch: Batch, options: Options) -> Compiled:
     """Everything from the user's program to a callable, one named line per step."""
     recorder = Recorder()
     joint, sites, unused = analysed(program, batch, recorder)
-    plan = choose(sites, options.hardware, batch.size, options.strategy, options.microbatch)
-    for rewrite in PIPELINE:
-        rewrite(joint, plan)
-        order_nodes(joint)
-        recorder.keep(rewrite.__name__, joint)
-    runner = Runner(joint, program, options.backend)
-    if runner.backend == "eager":
-        reuse_memory(joint)
-        recorder.keep("reuse_memory", joint)
-    return Compiled(joint, plan, tuple(recorder.stages), runner, tuple(unused), (*joint.notes, *joint.constants))
+    if options.plan is not None:
+        options.plan.check(sites)
+    outlook = Outlook(
+        Source(joint, tuple(sites)), options.hardware, options.strategy, options.microbatch, runs_eagerly(options, batch)
+    )
+    plan = outlook.plan(batch.size, options.hardware, options.memory_budget, recorder.keep_attempt)
+    rewritten = outlook.final(plan, recorder.keep_attempt)
+    runner = Runner(rewritten, program, options.backend)
+    notes = (*joint.notes, *joint.constants, *([options.note] if options.note else []))
+    return Compiled(rewritten, plan, tuple(recorder.stages), runner, tuple(unused), notes, outlook)
+
+
+def runs_eagerly(options: Options, batch: Batch) -> bool:
+    """Whether the graph will run as it is; on a GPU "auto" compiles it."""
+    return options.backend == "eager" or (options.backend == "auto" and not batch.tensors[0].is_cuda)

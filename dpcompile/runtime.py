@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -37,6 +37,10 @@ class Raw:
     nonfinite: Tensor
     gradients: dict[str, Tensor]
     buffers: dict[str, Tensor]
+
+    def without_sums(self) -> Raw:
+        """The same without gradients, which another chunk's have been added to."""
+        return replace(self, gradients={})
 
 
 class GraphCall:

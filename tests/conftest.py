@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import pytest
 import torch
 
 torch.set_num_threads(1)  # the sizes are tiny: threads only cost time, and change the order of additions
+
+os.environ["DPCOMPILE_CACHE"] = tempfile.mkdtemp()  # prices are those of the table, whatever was calibrated on this machine
 
 hypothesis.settings.register_profile("local", deadline=None)  # the first example of a test compiles
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, database=None)

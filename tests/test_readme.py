@@ -20,6 +20,7 @@ from dpcompile.__main__ import app
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 RESULTS = ROOT / "benchmarks" / "results" / "intel-r-xeon-r-processor-2-cores.json"
+PEAKS = ROOT / "benchmarks" / "results" / "intel-r-xeon-r-processor-2-cores-peaks.md"
 PINNED = importlib.metadata.version("torch").split("+")[0] == "2.13.0"
 REFUSED = """import torch
 from torch import nn
@@ -63,6 +64,7 @@ def outputs() -> dict[str, str]:
         "report": fenced(str(private.report())),
         "graph": fenced(private.print_readable(print_output=False)),
         "refusal": fenced(f"MixedExamplesError: {refusal.value}"),
+        "peaks": PEAKS.read_text(encoding="utf-8"),
         "measured": overview(json.loads(RESULTS.read_text(encoding="ascii"))["workloads"]),
     }
 
@@ -106,3 +108,8 @@ def test_explain_shows_a_module_of_the_user(tmp_path: Path, monkeypatch: pytest.
     result = CliRunner().invoke(app, ["explain", "mine:make"])
     assert result.exit_code == 0, result.output
     assert "bti,bto->oi" in result.output and "dp.flat_factors(" in result.output
+    other = CliRunner().invoke(
+        app, ["explain", "mine:make", "--hardware", "h200", "--formula", "weight", "--memory-budget", "1 GB"]
+    )
+    assert other.exit_code == 0 and "strategies for h200" in other.output and "matrix FLOPs = " in other.output
+    assert CliRunner().invoke(app, ["explain", "mine:make", "--hardware", "abacus"]).exit_code == 1

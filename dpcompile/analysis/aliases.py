@@ -17,6 +17,7 @@ from torch import Tensor, fx
 from dpcompile import torch_private
 from dpcompile.ir.graph import JointGraph
 from dpcompile.kernels import convolution, cross_entropy, dense, embedding, fallback, reduction, scale
+from dpcompile.kernels.workspace import Workspace
 
 OWN_MEMORY: Final[frozenset[Callable[..., Any]]] = frozenset({
     convolution.contract, convolution.contract_unfolded, convolution.materialize_grouped, convolution.materialize_unfold,
@@ -78,7 +79,7 @@ def last_use(node: fx.Node, place: dict[fx.Node, int]) -> float:
 
 def shared_with(node: fx.Node) -> Iterator[fx.Node]:
     """The operands that a node's result may be a view of."""
-    if node.op != "call_function":
+    if node.op != "call_function" or isinstance(node.target, Workspace):
         return
     if node.target is operator.getitem:
         yield from (source for source in node.all_input_nodes if not has_own_parts(source))

@@ -1,14 +1,25 @@
 """Machines as rows of numbers; a measured machine is another row, never a special case.
 
-peak_flops: dense FLOP/s by dtype. bandwidth: bytes/s. fresh_bandwidth: bytes/s for memory touched for the first time
-(page faults on a CPU). launch: seconds to start one operation. efficiency: fraction of the peak that each form of
-matrix work reaches. cache, cache_bandwidth: bytes of work that stay in the last cache, and the rate there; 0 where the
-table does not know.
+peak_flops        dense FLOP/s by dtype; "tf32" is float32 where torch may use the tensor cores for it
+bandwidth         bytes/s of the main memory
+fresh_bandwidth   bytes/s of memory that is touched for the first time (page faults on a CPU; infinite with a caching
+                  allocator)
+memory            bytes
+launch            seconds to start one operation from Python
+efficiency        share of the peak that each form of matrix work reaches when it is large
+half_rate         size of a matrix product at which it runs at half of that
+units             processors that need a tile of work each (multiprocessors of a GPU)
+cache             bytes of work that stay in the last cache, and the rate there; 0 where the table does not know
+curves            measured corrections by form; empty for rows of the table
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from dpcompile.cost.curve import Curve
 
 
 @dataclass(frozen=True)
@@ -16,52 +27,87 @@ class Hardware:
     """One machine."""
 
     name: str
-    peak_flops: dict[str, float]
+    peak_flops: Mapping[str, float]
     bandwidth: float
-    fresh_bandwidth: float
     memory: float
     launch: float
     source: str
-    efficiency: dict[str, float] = field(default_factory=dict)
+    efficiency: Mapping[str, float]
+    fresh_bandwidth: float = math.inf
+    half_rate: float = 0.0
+    units: float = 0.0
     cache: float = 0.0
     cache_bandwidth: float = 1.0
+    curves: Mapping[str, Curve] = field(default_factory=dict)
 
     def flops(self, dtype: str) -> float:
         """Peak rate for a dtype; float32's where the table has no row."""
         return self.peak_flops.get(dtype, self.peak_flops["float32"])
 
+    @property
+    def is_measured(self) -> bool:
+        """Whether the row comes from `python -m dpcompile calibrate`."""
+        return bool(self.curves)
+
 
 GPU_EFFICIENCY = {
-    "matmul": 0.7,
-    "batched": 0.5,
+    "contract": 0.75,
+    "materialize": 0.5,
+    "fused": 0.4,
     "gram": 0.4,
-    "unfolded": 0.4,
+    "unfolded gram": 0.4,
+    "unfolded materialize": 0.4,
+    "unfolded fused": 0.35,
+    "unfolded contract": 0.5,
     "grouped convolution": 0.05,
+    "depthwise convolution": 0.02,
     "convolution weight gradient": 0.4,
+    "weighted sum": 1.0,
+    "other": 0.6,
 }
 CPU_EFFICIENCY = {
-    "matmul": 0.95,
-    "batched": 0.9,
+    "contract": 0.95,
+    "materialize": 0.9,
+    "fused": 0.9,
     "gram": 0.75,
-    "unfolded": 0.6,
+    "unfolded gram": 0.75,
+    "unfolded materialize": 0.6,
+    "unfolded fused": 0.6,
+    "unfolded contract": 0.95,
     "grouped convolution": 0.15,
+    "depthwise convolution": 0.15,
     "convolution weight gradient": 0.85,
+    "weighted sum": 1.0,
+    "other": 0.9,
 }
 
-HARDWARE = {
-    row.name: row
-    for row in (
-        # Two cores of a server CPU with AVX-512, measured with float32 matrix products of size 1024 and a copy of 256 MB.
-        Hardware("cpu", {"float32": 3.3e11, "float64": 1.6e11, "bfloat16": 3.3e11}, 1.6e10, 4.0e9, 2.4e10, 6e-6,
-                 "measured on two cores of a 2.7 GHz AVX-512 server CPU", CPU_EFFICIENCY, 3.2e7, 5e10),
-        # https://www.nvidia.com/en-us/data-center/h200/ (dense rates: half of the sparse ones printed there)
-        Hardware("h200", {"float32": 6.7e13, "tf32": 4.94e14, "bfloat16": 9.89e14, "float16": 9.89e14, "float64": 6.7e13},
-                 4.8e12, 4.8e12, 1.41e11, 4e-6, "NVIDIA H200 datasheet", GPU_EFFICIENCY),
-        # https://www.nvidia.com/en-us/data-center/h100/
-        Hardware("h100", {"float32": 6.7e13, "tf32": 4.94e14, "bfloat16": 9.89e14, "float16": 9.89e14, "float64": 6.7e13},
-                 3.35e12, 3.35e12, 8e10, 4e-6, "NVIDIA H100 SXM datasheet", GPU_EFFICIENCY),
-        # https://www.nvidia.com/en-us/data-center/a100/
-        Hardware("a100-80", {"float32": 1.95e13, "tf32": 1.56e14, "bfloat16": 3.12e14, "float16": 3.12e14, "float64": 1.95e13},
-                 2.039e12, 2.039e12, 8e10, 5e-6, "NVIDIA A100 80GB datasheet", GPU_EFFICIENCY),
-    )
-}  # fmt: skip
+
+def gpu(name: str, memory: float, bandwidth: float, units: int, launch: float, source: str, **peaks: float) -> Hardware:
+    """A row for a GPU: TFLOP/s by dtype."""
+    rates = {dtype: peak * 1e12 for dtype, peak in peaks.items()}
+    return Hardware(name, rates, bandwidth, memory, launch, source, GPU_EFFICIENCY, half_rate=32, units=units)
+
+
+# Dense rates: half of those that the newer data sheets print for sparse operands.
+ROWS = (
+    Hardware("cpu", {"float32": 3.3e11, "float64": 1.6e11, "bfloat16": 3.3e11}, 1.6e10, 2.4e10, 2e-6,
+             "measured on two cores of a 2.7 GHz server CPU with AVX-512: products of size 1024, a copy of 256 MB",
+             CPU_EFFICIENCY, fresh_bandwidth=4e9, cache=3.2e7, cache_bandwidth=5e10),
+    gpu("h200", 1.41e11, 4.8e12, 132, 4e-6, "https://www.nvidia.com/en-us/data-center/h200/ (SXM)",
+        float64=67, float32=67, tf32=494, bfloat16=989, float16=989),
+    gpu("h100", 8e10, 3.35e12, 132, 4e-6, "https://www.nvidia.com/en-us/data-center/h100/ (SXM)",
+        float64=67, float32=67, tf32=494, bfloat16=989, float16=989),
+    gpu("a100-80", 8e10, 2.039e12, 108, 5e-6, "https://www.nvidia.com/en-us/data-center/a100/ (80 GB SXM)",
+        float64=19.5, float32=19.5, tf32=156, bfloat16=312, float16=312),
+    gpu("a100-40", 4e10, 1.555e12, 108, 5e-6, "https://www.nvidia.com/en-us/data-center/a100/ (40 GB SXM)",
+        float64=19.5, float32=19.5, tf32=156, bfloat16=312, float16=312),
+    gpu("l4", 2.4e10, 3e11, 58, 5e-6, "https://www.nvidia.com/en-us/data-center/l4/; float64 is 1/64 of float32",
+        float64=0.47, float32=30.3, tf32=60, bfloat16=121, float16=121),
+    gpu("v100", 1.6e10, 9e11, 80, 6e-6, "https://www.nvidia.com/en-us/data-center/v100/ (SXM2); bfloat16 is emulated",
+        float64=7.8, float32=15.7, bfloat16=15.7, float16=125),
+    gpu("p100", 1.6e10, 7.32e11, 56, 8e-6, "https://www.nvidia.com/en-us/data-center/tesla-p100/ (PCIe, 16 GB)",
+        float64=4.7, float32=9.3, bfloat16=9.3, float16=18.7),
+    gpu("rtx-4090", 2.4e10, 1.008e12, 128, 5e-6, "NVIDIA Ada GPU architecture, whitepaper, appendix A",
+        float64=1.29, float32=82.6, tf32=82.6, bfloat16=165.2, float16=165.2),
+)  # fmt: skip
+HARDWARE = {row.name: row for row in ROWS}

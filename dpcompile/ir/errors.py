@@ -27,6 +27,10 @@ class StrategyError(DPCompileError, ValueError):
     """A strategy, schedule or plan does not exist or cannot be applied to a site."""
 
 
+class BudgetError(DPCompileError, ValueError):
+    """No plan keeps the predicted peak memory within the budget; the message names the smallest that one would."""
+
+
 class VerificationError(DPCompileError):
     """The compiled step and the per-example loop differ by more than the stated tolerance."""
 

@@ -30,7 +30,7 @@ __all__ = [
     "contract_unfolded_traceable", "group_operands", "materialize_grouped", "materialize_grouped_traceable",
     "materialize_unfold", "materialize_unfolded", "sqnorm_gram", "sqnorm_gram_traceable",
     "sqnorm_gram_unfolded", "sqnorm_gram_unfolded_traceable", "sqnorm_materialized",
-    "sqnorm_materialized_traceable", "unfold",
+    "sqnorm_materialized_traceable", "unfold", "way_to_contract",
 ]  # fmt: skip
 
 FEW_POSITIONS: Final = 16
@@ -228,17 +228,26 @@ def contract(x: Tensor, g: Tensor, factor: Tensor, geometry: Geometry) -> Tensor
     torch's weight gradient of the scaled operand, in channels_last for groups, where it is 2 to 4 times
     faster.
     """
-    G, images = geometry.groups, x.shape[2:].numel()
-    if G > 1 and x.shape[1] == g.shape[1] == G:
+    shape = (x.shape[1], g.shape[1]) if geometry.transposed else (g.shape[1], x.shape[1])
+    positions = x.shape[2:].numel() if geometry.transposed else g.shape[2:].numel()
+    way = way_to_contract(geometry, (shape[0], shape[1] // geometry.groups), positions)
+    if way == "depthwise":
         return weighted_sum(materialize_grouped(x, g, geometry), factor)
-    positions = images if geometry.transposed else g.shape[2:].numel()
-    if G == 1 and positions <= (FEW_POSITIONS if geometry.is_pointwise else DEEP_POSITIONS):
+    if way == "unfold":
         windowed, other = roles(x, g, geometry)
         return contract_unfolded(unfold(windowed, geometry), other, factor, geometry)
-    if G > 1 and x.dim() == 4:
+    if geometry.groups > 1 and x.dim() == 4:
         x = x.contiguous(memory_format=torch.channels_last)
         g = g.contiguous(memory_format=torch.channels_last)
     return contract_traceable(x, g, factor, geometry)
+
+
+def way_to_contract(geometry: Geometry, weight_shape: tuple[int, ...], positions: int) -> str:
+    """depthwise, unfold or weight gradient: what `contract` does for a weight of this shape, [first, second per group, ...],
+    and this many positions per image."""
+    if geometry.groups > 1:
+        return "depthwise" if weight_shape[0] == geometry.groups and weight_shape[1] == 1 else "weight gradient"
+    return "unfold" if positions <= (FEW_POSITIONS if geometry.is_pointwise else DEEP_POSITIONS) else "weight gradient"
 
 
 def contract_traceable(x: Tensor, g: Tensor, factor: Tensor, geometry: Geometry) -> Tensor:

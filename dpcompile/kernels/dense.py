@@ -16,7 +16,7 @@ from dpcompile.kernels.gram import block_sums, gram, gram_gamma, sqnorm_blocks
 from dpcompile.kernels.reduction import lengths, sqnorm, widen
 
 __all__ = [
-    "TRACEABLE", "contract", "cross_dense", "gram_gamma", "materialize", "sqnorm_gram",
+    "TRACEABLE", "contract", "cross_dense", "gram_blocks", "gram_gamma", "materialize", "sqnorm_gram",
     "sqnorm_gram_traceable", "sqnorm_materialized", "sqnorm_materialized_traceable", "sqnorm_outer",
     "workspace_examples",
 ]  # fmt: skip
@@ -34,6 +34,11 @@ def sqnorm_outer(a: Tensor, g: Tensor) -> Tensor:
     return sqnorm(a) * sqnorm(g)
 
 
+def gram_blocks(positions: int) -> int:
+    """Into how many blocks sqnorm_gram splits the positions."""
+    return min(8, -(-positions // TILE))
+
+
 def sqnorm_gram(a: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
     """(f64[B] squared norm, f64[B] S) through Gram matrices; gram_gamma * S bounds the error.
 
@@ -41,7 +46,7 @@ def sqnorm_gram(a: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
     times (n + 1) / (2 n) for n blocks.
     """
     batch, positions = a.shape[:2]
-    blocks = min(8, -(-positions // TILE))
+    blocks = gram_blocks(positions)
     step = max(1, 2 * WORKSPACE // (-(-positions // blocks)) ** 2)
     if step >= batch:
         return sqnorm_blocks(widen(a), widen(g), blocks)

@@ -6,9 +6,11 @@ A plan is data: it prints, compares, can be edited and passed back. Passes carry
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from dpcompile.ir.cost import Cost
 from dpcompile.ir.site import Site
+from dpcompile.plan.saved import SavedChoice, SavedPlan
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,15 @@ class Plan:
     def strategies(self) -> dict[str, tuple[str, str]]:
         """{parameter: (norm, sum)}: what can be edited and passed back as `strategy=`."""
         return {choice.site.parameter: (choice.option.norm, choice.option.sum) for choice in self.choices}
+
+    def saved(self) -> SavedPlan:
+        """The choices without their prices."""
+        rows = (SavedChoice(c.site.parameter, c.site.equation, c.site.shape, c.option.norm, c.option.sum) for c in self.choices)
+        return SavedPlan(tuple(rows), self.hardware, self.batch_size, self.microbatch)
+
+    def save(self, path: str | Path) -> None:
+        """Write the choices as JSON, to be edited or passed back as `plan=`."""
+        self.saved().save(path)
 
     def with_microbatch(self, size: int | None) -> Plan:
         """The same choices in chunks of at most `size` examples."""

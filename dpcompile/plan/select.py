@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Final
 
 from dpcompile.cost.hardware import Hardware
 from dpcompile.cost.prices import sizes_of
 from dpcompile.cost.roofline import seconds
+from dpcompile.ir.cost import Cost
 from dpcompile.ir.errors import StrategyError
 from dpcompile.ir.site import Site
+from dpcompile.plan.budget import fastest_within, leanest
 from dpcompile.plan.plan import Choice, Option, Plan
 from dpcompile.strategies import NORMS, SUMS
+from dpcompile.strategies.emitter import dtype_of
+from dpcompile.strategies.strategy import NormStrategy, SumStrategy
 
 Wanted = str | Mapping[str, str | tuple[str, str]]
 
-TIE: Final = 1.15
-"""Predictions closer than this factor are equal, for they err by more."""
-
-SAVING: Final = 2**25
-"""Bytes kept less that decide between equal predictions; below 32 MiB the faster prediction is taken."""
-
 
 def choose(sites: Sequence[Site], hardware: Hardware, batch_size: int, strategy: Wanted = "auto",
-           microbatch: int | None = None) -> Plan:  # fmt: skip
-    """The plan for these sites on this hardware at this batch size."""
+           microbatch: int | None = None, limit: float = math.inf) -> Plan:  # fmt: skip
+    """The plan for these sites on this hardware at this batch size: the fastest that keeps at most `limit` bytes until the
+    clipped sums, or the leanest if none does."""
     check_names(strategy, sites)
     size = min(microbatch or batch_size, max(batch_size, 1))
-    choices = tuple(choose_site(site, hardware, size, wanted_for(site, strategy)) for site in sites)
+    possible = [options_of(site, hardware, size) for site in sites]
+    wanted = [
+        fitting_options(site, options, declined, wanted_for(site, strategy))
+        for site, (options, declined) in zip(sites, possible, strict=True)
+    ]
+    taken = fastest_within(wanted, limit) or leanest(wanted)
+    choices = tuple(
+        Choice(site, best, reason(best, options, is_asked(site, strategy, best)), others(best, options), tuple(declined))
+        for site, best, (options, declined) in zip(sites, taken, possible, strict=True)
+    )
     if isinstance(strategy, str) and strategy != "auto" and not any(c.option.norm == strategy for c in choices):
         reasons = {dict(choice.declined).get(strategy, "") for choice in choices}
         raise StrategyError(
@@ -72,63 +80,68 @@ def wanted_for(site: Site, strategy: Wanted) -> tuple[str, str, bool]:
     return "auto", "auto", False
 
 
-def choose_site(site: Site, hardware: Hardware, batch_size: int, wanted: tuple[str, str, bool]) -> Choice:
-    """The cheapest option of one site among those wanted."""
-    options, declined = options_of(site, hardware, batch_size)
+def fitting_options(site: Site, options: list[Option], declined: list[tuple[str, str]],
+                    wanted: tuple[str, str, bool]) -> list[Option]:  # fmt: skip
+    """The options among which the plan chooses: those that were asked for, all where none of them fits."""
     norm, total, required = wanted
     fitting = [o for o in options if norm in ("auto", o.norm) and total in ("auto", o.sum)]
     if not fitting and required:
-        reason = dict(declined).get(norm) or dict(declined).get(
-            f"{norm}+{total}", f"the sum {total} does not fit the norm {norm}"
-        )
-        raise StrategyError(f"strategy ({norm}, {total}) cannot be applied to {site.parameter}: {reason}")
-    best = best_of(fitting or options)
-    others = tuple(option for option in options if option is not best)
-    asked = norm != "auto" and fitting
-    return Choice(site, best, "asked for" if asked else reason_for(best, others), others, tuple(declined))
+        why = dict(declined)
+        text = why.get(norm) or why.get(f"{norm}+{total}", f"the sum {total} does not fit the norm {norm}")
+        raise StrategyError(f"strategy ({norm}, {total}) cannot be applied to {site.parameter}: {text}")
+    return fitting or options
 
 
-def best_of(options: Sequence[Option]) -> Option:
-    """The fastest option, or an equally fast one that keeps much less memory."""
-    fastest = min(options, key=lambda option: option.seconds)
-    equal = [option for option in options if option.seconds <= TIE * fastest.seconds]
-    leanest = min(equal, key=lambda option: option.cost.resident_bytes)
-    saved = fastest.cost.resident_bytes - leanest.cost.resident_bytes
-    return leanest if saved >= SAVING else fastest
+def is_asked(site: Site, strategy: Wanted, best: Option) -> bool:
+    """Whether the user asked for this option's norm."""
+    norm, _, _ = wanted_for(site, strategy)
+    return norm not in ("auto",) and norm == best.norm
+
+
+def others(best: Option, options: Sequence[Option]) -> tuple[Option, ...]:
+    """The options that were not taken."""
+    return tuple(option for option in options if option is not best)
 
 
 def options_of(site: Site, hardware: Hardware, batch_size: int) -> tuple[list[Option], list[tuple[str, str]]]:
     """Every norm with every sum that fits it, priced, and the reasons of those that do not fit."""
     options: list[Option] = []
     declined: list[tuple[str, str]] = []
-    sizes = sizes_of(site, batch_size)
+    sizes, dtype = sizes_of(site, batch_size), str(dtype_of(site.gradient)).removeprefix("torch.")
     for norm in NORMS.values():
         reason = norm.declines(site)
         if reason is not None:
             declined.append((norm.name, reason))
             continue
-        first = norm.cost(site).at(sizes)
         for total in SUMS.values():
             reasons = [total.declines(term.contraction, norm) for term in site.terms]
             refused = next((r for r in reasons if r is not None), None)
             if refused is not None:
                 declined.append((f"{norm.name}+{total.name}", refused))
                 continue
-            second = [total.cost(term.contraction).at(sizes) for term in site.terms]
-            spent = seconds(first, hardware) + sum(seconds(cost, hardware) for cost in second)
-            whole = first
-            for cost in second:
-                whole = whole + cost
-            options.append(Option(norm.name, total.name, whole, spent))
+            cost = cost_of(site, norm, total).at(sizes)
+            options.append(Option(norm.name, total.name, cost, seconds(cost, hardware, dtype)))
     return options, declined
 
 
-def reason_for(best: Option, others: Sequence[Option]) -> str:
-    """One sentence: how much the next best option would cost more."""
-    if not others:
+def cost_of(site: Site, norm: NormStrategy, total: SumStrategy) -> Cost:
+    """The formulas of one way for a site: the norm, then a sum for every contraction."""
+    cost = norm.cost(site)
+    for index, term in enumerate(site.terms):
+        part = total.cost(term.contraction, norm)
+        cost += Cost(tuple(work.of(index) for work in part.work), part.resident_bytes, part.workspace_bytes)
+    return cost
+
+
+def reason(best: Option, options: Sequence[Option], asked: bool) -> str:
+    """One sentence: asked for, or how the next best option compares."""
+    if asked:
+        return "asked for"
+    rest = others(best, options)
+    if not rest:
         return "the only way"
-    second = min(others, key=lambda option: option.seconds)
+    second = min(rest, key=lambda option: option.seconds)
     ratio = second.seconds / max(best.seconds, 1e-12)
     if ratio < 1:
-        return f"keeps less memory than {second.norm}+{second.sum}, which is predicted only {1 / ratio:.2f}x faster"
+        return f"keeps less memory than {second.norm}+{second.sum}, which is predicted {1 / ratio:.2f}x faster"
     return f"{second.norm}+{second.sum} is predicted {ratio:.1f}x slower"

@@ -6,11 +6,15 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from rich.console import Console
 from rich.table import Table
 
+from dpcompile.cost.hardware import Hardware
+from dpcompile.forecast.forecast import Forecast, Outlook
 from dpcompile.plan.plan import Choice, Plan
+from dpcompile.report.formula import formula
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,29 @@ class Report:
     notes: tuple[str, ...]
     backend: str
     max_grad_norm: float
+    outlook: Outlook
+
+    @cached_property
+    def forecast(self) -> Forecast:
+        """Predicted time and memory of the whole step."""
+        return self.outlook.of_plan(self.plan, self.outlook.hardware, self.plan.batch_size)
+
+    def formula(self, parameter: str) -> str:
+        """The prices of a parameter's options as formulas and numbers, with break-even points."""
+        return formula(self.plan, self.outlook.hardware, parameter)
+
+    def what_if(
+        self,
+        batch_size: int | None = None,
+        hardware: str | Hardware | None = None,
+        memory_budget: str | float | None = None,
+    ) -> Forecast:
+        """The plan and the predicted step at another batch size, on other hardware, within a budget; nothing is run."""
+        return self.outlook.what_if(batch_size or self.plan.batch_size, hardware, memory_budget)
+
+    def max_batch_size(self, memory_budget: str | float) -> int:
+        """The largest batch whose predicted peak memory stays within a budget (bytes, or a text such as "2 GB")."""
+        return self.outlook.max_batch_size(memory_budget)
 
     def __str__(self) -> str:
         text = io.StringIO()
@@ -51,6 +78,7 @@ class Report:
         lines = [
             f"predicted: {self.plan.seconds * 1e3:.2f} ms for norms and clipped sums, "
             f"{self.plan.resident_bytes / 1e6:.1f} MB kept",
+            f"predicted step: {self.forecast}",
             f"sensitivity of grads (add or remove one example): {self.max_grad_norm:g}; "
             "losses, norms and factors are not private",
         ]

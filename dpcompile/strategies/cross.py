@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from itertools import combinations
 
+import sympy
 import torch
 
-from dpcompile.ir.cost import BYTES, D_IN, WIDTH, B, Cost, T
+from dpcompile.ir.cost import BYTES, D_IN, D_OUT, WIDTH, B, Cost, S, T, Work
 from dpcompile.ir.graph import value
 from dpcompile.ir.site import Dense, Rows, Site, Term
 from dpcompile.kernels import dense, embedding
@@ -20,10 +21,21 @@ from dpcompile.strategies.emitter import Emitter, dtype_of
 from dpcompile.strategies.per_example import row_operands
 from dpcompile.strategies.strategy import NormStrategy, SquaredNorm
 
-PAIR_COST = Cost(
-    matrix_flops=2 * B * T**2 * (D_IN + WIDTH), other_flops=3 * B * T**2, bytes_moved=4 * BYTES * B * T**2,
-    fresh_bytes=2 * BYTES * B * T**2, launches=6, form="batched",
-)  # fmt: skip
+GRAMS = 4 * BYTES * B * T * S
+
+
+def pair(form: str, width: sympy.Expr, vectors: int) -> Work:
+    """Inner products of all T rows of one term with all S rows of another, and products with vectors for the bound."""
+    return Work(
+        form, matrix_flops=2 * B * T * S * (width + vectors), other_flops=6 * B * T * S,
+        bytes_moved=GRAMS + BYTES * B * (T + S) * width, fresh_bytes=GRAMS / 2, launches=16,
+        product=(B, T, S, width), features=(B, T, S, width),
+    )  # fmt: skip
+
+
+DENSE_PAIR = pair("cross products", D_IN + D_OUT, 2)
+MIXED_PAIR = pair("cross rows and products", WIDTH, 1)
+ROWS_PAIR = pair("cross rows", WIDTH, 0)
 
 
 def declines(site: Site) -> str | None:
@@ -42,14 +54,19 @@ def declines(site: Site) -> str | None:
 
 def cost(site: Site) -> Cost:
     """Squares of all terms and products of all pairs."""
-    squares = [gram.DENSE_COST if isinstance(term.contraction, Dense) else rows.COST for term in site.terms]
-    total = squares[0] if isinstance(site.terms[0].contraction, Dense) else next(
-        (s for s in squares if s is gram.DENSE_COST), squares[0])  # fmt: skip
-    rest = list(squares)
-    rest.remove(total)
-    for part in [*rest, *(PAIR_COST for _ in combinations(site.terms, 2))]:
-        total = total + part
+    total = Cost()
+    for index, term in enumerate(site.terms):
+        square = gram.DENSE_COST if isinstance(term.contraction, Dense) else rows.COST
+        total += Cost(tuple(work.of(index) for work in square.work), workspace_bytes=square.workspace_bytes)
+    for (i, left), (j, right) in combinations(enumerate(site.terms), 2):
+        total += Cost((pair_work(left, right).of(*((i, j) if isinstance(left.contraction, Dense) else (j, i))),))
     return total
+
+
+def pair_work(left: Term, right: Term) -> Work:
+    """The inner product of two terms' gradients."""
+    lookups = sum(isinstance(term.contraction, Rows) for term in (left, right))
+    return (DENSE_PAIR, MIXED_PAIR, ROWS_PAIR)[lookups]
 
 
 def factors(term: Term, emitter: Emitter) -> tuple[torch.fx.Node, torch.fx.Node]:

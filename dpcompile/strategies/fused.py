@@ -6,27 +6,34 @@ then taken by book-keeping. Worth it where p * d is large and there are many pos
 
 from __future__ import annotations
 
-from dpcompile.ir.cost import BYTES, D_IN, D_OUT, GROUPS, PARAMETERS, B, Cost, T
+import sympy
+
+from dpcompile.ir.cost import BYTES, D_IN, D_OUT, GROUPS, PARAMETERS, TAPS, B, Cost, T, Work
 from dpcompile.ir.site import Convolution, Dense, Site
 from dpcompile.kernels import convolution, dense
 from dpcompile.strategies.emitter import Emitter
 from dpcompile.strategies.scaling import scaled
 from dpcompile.strategies.strategy import NormStrategy, SquaredNorm, only
 
-DENSE_COST = Cost(
+DENSE = Work(
+    "fused",
     matrix_flops=2 * B * GROUPS * T * D_IN * D_OUT,
     other_flops=2 * B * PARAMETERS,
     bytes_moved=BYTES * B * GROUPS * (T * (D_IN + D_OUT) + D_IN * D_OUT),
-    launches=4 + B / 8,
-    form="batched",
+    launches=6 + 14 * sympy.Min(B, sympy.ceiling(B * PARAMETERS / dense.WORKSPACE)),
+    product=(B * GROUPS, D_OUT, D_IN, T),
+    features=(B * GROUPS, T, D_IN, D_OUT),
 )
-CONVOLUTION_COST = Cost(  # the unfolded operand and the workspace stay in the cache
+CONVOLUTION = Work(  # the unfolded operand and the workspace stay in the cache
+    "unfolded fused",
     matrix_flops=2 * B * GROUPS * T * D_IN * D_OUT,
     other_flops=6 * B * GROUPS * T * D_IN + 2 * B * PARAMETERS,
     bytes_moved=BYTES * B * GROUPS * T * D_OUT,
-    launches=6 + B / 4,
-    form="unfolded",
+    launches=6 + 20 * sympy.Min(B, sympy.ceiling(B * sympy.Max(PARAMETERS, GROUPS * T * D_IN) / dense.WORKSPACE)),
+    product=(B * GROUPS, D_OUT, D_IN, T),
+    features=(B * GROUPS, T, D_IN / TAPS, D_OUT, TAPS),
 )
+WORKSPACE = BYTES * sympy.Max(dense.WORKSPACE, PARAMETERS)
 
 
 def declines(site: Site) -> str | None:
@@ -42,7 +49,7 @@ def declines(site: Site) -> str | None:
 
 def cost(site: Site) -> Cost:
     """One more contraction, no memory."""
-    return DENSE_COST if isinstance(site.terms[0].contraction, Dense) else CONVOLUTION_COST
+    return Cost((DENSE if isinstance(site.terms[0].contraction, Dense) else CONVOLUTION,), workspace_bytes=WORKSPACE)
 
 
 def emit(site: Site, emitter: Emitter) -> SquaredNorm:

@@ -11,29 +11,53 @@ import math
 import sympy
 from torch import fx
 
-from dpcompile.ir.cost import BYTES, D_IN, D_OUT, GROUPS, B, Cost, T
+from dpcompile.ir.cost import BLOCKS, BYTES, D_IN, D_OUT, GROUPS, TAPS, B, Cost, T, Work
 from dpcompile.ir.site import Convolution, Dense, Site
 from dpcompile.kernels import convolution, dense
 from dpcompile.strategies.emitter import Emitter, dtype_of
 from dpcompile.strategies.scaling import scaled
 from dpcompile.strategies.strategy import NormStrategy, SquaredNorm, only
 
-BLOCKS = sympy.Min(8, sympy.ceiling(T / 128))  # symmetric: only blocks on and above the diagonal are formed
-DENSE_COST = Cost(
-    matrix_flops=2 * B * T**2 * (D_IN + D_OUT) * (BLOCKS + 1) / (2 * BLOCKS),
-    other_flops=3 * B * T**2 + 2 * B * T * (D_IN + D_OUT),
-    bytes_moved=BYTES * B * (2 * T * (D_IN + D_OUT) + 4 * T**2),
-    fresh_bytes=2 * BYTES * B * T**2,
-    launches=20,
-    form="gram",
-)
-CONVOLUTION_COST = Cost(
-    matrix_flops=2 * B * GROUPS * T**2 * (D_IN + D_OUT),
-    other_flops=3 * B * GROUPS * T**2,
-    bytes_moved=BYTES * B * GROUPS * (3 * T * D_IN + T * D_OUT + 4 * T**2),
-    fresh_bytes=BYTES * B * GROUPS * (T * D_IN + 2 * T**2),
-    launches=24,
-    form="gram",
+SHORTER = sympy.floor(T / BLOCKS)
+LONGER = T - BLOCKS * SHORTER  # so many blocks are longer by one position
+PAIRS = (T**2 + BLOCKS * SHORTER**2 + LONGER * (2 * SHORTER + 1)) / 2  # symmetric: on and above the diagonal blocks only
+
+
+TILES = (T / BLOCKS) ** 2
+
+
+def gram_cost(form: str, examples: sympy.Expr) -> Cost:
+    """Two Gram matrices for each of so many matrices, their product, and two more products for the rounding bound.
+
+    A few examples at a time, with three tiles for each: both Gram matrices and what is made of them.
+    """
+    work = Work(
+        form,
+        matrix_flops=2 * examples * PAIRS * (D_IN + D_OUT + 2),
+        other_flops=4 * examples * PAIRS,
+        bytes_moved=BYTES * examples * (2 * T * (D_IN + D_OUT) + 4 * PAIRS),
+        fresh_bytes=2 * BYTES * examples * PAIRS,
+        launches=8 + 8 * BLOCKS * (BLOCKS + 1) * sympy.ceiling(examples * TILES / (2 * dense.WORKSPACE)),
+        product=(examples, T / BLOCKS, T / BLOCKS, (D_IN + D_OUT) / 2),
+        features=(examples, T, D_IN, D_OUT),
+    )
+    tiles = sympy.Min(examples * TILES, sympy.Max(2 * dense.WORKSPACE, TILES))
+    return Cost((work,), workspace_bytes=3 * BYTES * tiles)
+
+
+DENSE_COST = gram_cost("gram", B)
+UNFOLDED_COST = gram_cost("unfolded gram", B * GROUPS)
+UNFOLD = Cost(
+    (
+        Work(
+            "unfold",
+            bytes_moved=2 * BYTES * B * GROUPS * T * D_IN,
+            fresh_bytes=BYTES * B * GROUPS * T * D_IN,
+            launches=6,
+            features=(B * GROUPS * D_IN / TAPS, T, TAPS),
+        ),
+    ),
+    resident_bytes=BYTES * B * GROUPS * T * D_IN,
 )
 
 
@@ -51,7 +75,16 @@ def declines(site: Site) -> str | None:
 
 def cost(site: Site) -> Cost:
     """Two Gram matrices per example (and group)."""
-    return DENSE_COST if isinstance(site.terms[0].contraction, Dense) else CONVOLUTION_COST
+    contraction = site.terms[0].contraction
+    if isinstance(contraction, Dense):
+        return DENSE_COST
+    assert isinstance(contraction, Convolution)
+    return unfolding(contraction) + UNFOLDED_COST
+
+
+def unfolding(contraction: Convolution) -> Cost:
+    """The unfolded input as a tensor of its own, or the view that it is where there is nothing to unfold."""
+    return Cost() if contraction.geometry.is_pointwise else UNFOLD
 
 
 def emit(site: Site, emitter: Emitter) -> SquaredNorm:

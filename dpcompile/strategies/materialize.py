@@ -7,82 +7,105 @@ the site's tail applied to every example.
 
 from __future__ import annotations
 
-import math
+import sympy
 
-from torch import fx
-
-from dpcompile.ir.cost import BYTES, D_IN, D_OUT, ELEMENTS, GROUPS, PARAMETERS, B, Cost, T
-from dpcompile.ir.site import ChannelScale, Contraction, Convolution, Dense, LayerScale, Site, Total
-from dpcompile.kernels import reduction
+from dpcompile.ir.cost import BYTES, D_IN, D_OUT, ELEMENTS, GROUPS, PARAMETERS, TAPS, WIDTH, B, Cost, T, Work
+from dpcompile.ir.site import ChannelScale, Contraction, Convolution, Dense, LayerScale, Opaque, Rows, Site, Total
+from dpcompile.kernels import reduction, workspace
 from dpcompile.strategies.emitter import Emitter
 from dpcompile.strategies.per_example import per_example_gradient
 from dpcompile.strategies.scaling import scaled
 from dpcompile.strategies.strategy import NormStrategy, SquaredNorm
 from dpcompile.strategies.tail import through_tail
 
+KEPT = BYTES * B * PARAMETERS
+
 # No fresh memory for products: they go into memory that is kept between steps (`kernels.workspace`).
-NORM = Cost(other_flops=2 * B * PARAMETERS, bytes_moved=BYTES * B * PARAMETERS, launches=1)
-DENSE = Cost(
+NORM = Work("norm", other_flops=2 * B * PARAMETERS, bytes_moved=KEPT, launches=8, features=(B, PARAMETERS))
+DENSE = Work(
+    "materialize",
     matrix_flops=2 * B * GROUPS * T * D_IN * D_OUT,
     bytes_moved=BYTES * B * GROUPS * (T * (D_IN + D_OUT) + D_IN * D_OUT),
-    launches=2,
-    form="batched",
-)
-UNFOLD = Cost(  # the unfolded operand stays in the cache: six operations' time per element, no traffic
-    matrix_flops=2 * B * GROUPS * T * D_IN * D_OUT,
-    other_flops=6 * B * GROUPS * T * D_IN,
-    bytes_moved=BYTES * B * GROUPS * (T * D_OUT + D_IN * D_OUT),
-    launches=4,
-    form="unfolded",
-)
-GROUPED = Cost(
-    matrix_flops=2 * B * GROUPS * T * D_IN * D_OUT,
-    bytes_moved=BYTES * B * GROUPS * (T * (D_IN + D_OUT) + D_IN * D_OUT),
-    fresh_bytes=BYTES * B * PARAMETERS,
-    launches=4,
-    form="grouped convolution",
-)
-REDUCED = Cost(
-    other_flops=2 * B * ELEMENTS,
-    bytes_moved=BYTES * B * ELEMENTS,
-    fresh_bytes=BYTES * B * PARAMETERS,
-    launches=2,
-)
-SCALED = Cost(
-    other_flops=5 * B * ELEMENTS,
-    bytes_moved=6 * BYTES * B * ELEMENTS,
-    fresh_bytes=2 * BYTES * B * ELEMENTS,
     launches=5,
+    product=(B * GROUPS, D_OUT, D_IN, T),
+    features=(B * GROUPS, T, D_IN, D_OUT),
 )
-OTHER = Cost(
-    other_flops=2 * B * PARAMETERS,
-    bytes_moved=3 * BYTES * B * PARAMETERS,
-    fresh_bytes=BYTES * B * PARAMETERS,
-    launches=4,
+UNFOLDED = B * GROUPS * T * D_IN
+UNFOLD = Work(  # a few examples at a time: the unfolded operand stays in the cache, six operations' time per element
+    "unfolded materialize",
+    matrix_flops=2 * UNFOLDED * D_OUT,
+    other_flops=6 * UNFOLDED,
+    bytes_moved=BYTES * B * GROUPS * (T * D_OUT + D_IN * D_OUT),
+    launches=6 + 12 * sympy.Min(B, sympy.ceiling(UNFOLDED / workspace.UNFOLDED)),
+    product=(B * GROUPS, D_OUT, D_IN, T),
+    features=(B * GROUPS, T, D_IN / TAPS, D_OUT, TAPS),
 )
 
 
-def contraction_cost(contraction: Contraction, grouped: bool) -> Cost:
-    """The cost of forming one contraction's per-example gradients."""
+def grouped_work(form: str) -> Work:
+    """One convolution whose groups are the examples."""
+    return Work(
+        form,
+        matrix_flops=2 * UNFOLDED * D_OUT,
+        bytes_moved=BYTES * B * GROUPS * (T * (D_IN / TAPS + D_OUT) + D_IN * D_OUT),
+        fresh_bytes=KEPT,
+        launches=10,
+        product=(B * GROUPS, D_OUT, D_IN, T),
+        features=(B * GROUPS, T, D_IN / TAPS, D_OUT, TAPS),
+    )
+
+
+GROUPED = grouped_work("grouped convolution")
+DEPTHWISE = grouped_work("depthwise convolution")
+REDUCED = Work(
+    "total", other_flops=2 * B * ELEMENTS, bytes_moved=BYTES * B * ELEMENTS, fresh_bytes=KEPT, launches=4,
+    features=(B, ELEMENTS, PARAMETERS),
+)  # fmt: skip
+LAYER_SCALED = Work(
+    "layer scale", other_flops=5 * B * ELEMENTS, bytes_moved=4 * BYTES * B * ELEMENTS,
+    fresh_bytes=BYTES * B * ELEMENTS, launches=6, features=(B, ELEMENTS, PARAMETERS),
+)  # fmt: skip
+CHANNEL_SCALED = Work(
+    "channel scale", other_flops=5 * B * ELEMENTS, bytes_moved=5 * BYTES * B * ELEMENTS,
+    fresh_bytes=BYTES * B * ELEMENTS, launches=10, features=(B, ELEMENTS, PARAMETERS),
+)  # fmt: skip
+TABLE = Work(
+    "table", other_flops=B * T * WIDTH, bytes_moved=3 * KEPT, fresh_bytes=KEPT, launches=6, features=(B, T, PARAMETERS)
+)  # fmt: skip
+LOOP = Work("example loop", other_flops=2 * B * PARAMETERS, bytes_moved=3 * KEPT, fresh_bytes=2 * KEPT, launches=2 * B)
+MOVED = Work("tail", bytes_moved=2 * KEPT, fresh_bytes=KEPT)
+
+
+def grouped_form(weight_shape: tuple[int, ...], groups: int) -> Work:
+    """Libraries have kernels of their own for one channel per group."""
+    return DEPTHWISE if weight_shape[0] == groups and weight_shape[1] == 1 else GROUPED
+
+
+def contraction_work(contraction: Contraction, grouped: bool) -> Work:
+    """The work of forming one contraction's per-example gradients."""
     match contraction:
         case Dense():
             return DENSE
         case Convolution():
-            return GROUPED if grouped else UNFOLD
+            return grouped_form(contraction.weight_shape, contraction.geometry.groups) if grouped else UNFOLD
         case Total():
             return REDUCED
-        case LayerScale() | ChannelScale():
-            return SCALED
-        case _:
-            return OTHER
+        case LayerScale():
+            return LAYER_SCALED
+        case ChannelScale():
+            return CHANNEL_SCALED
+        case Rows():
+            return TABLE
+        case Opaque():
+            return LOOP
 
 
 def cost(site: Site, grouped: bool = False) -> Cost:
-    """Form the gradients, read them once for the norm."""
-    result = contraction_cost(site.terms[0].contraction, grouped) + NORM
-    for term in site.terms[1:]:
-        result = result + contraction_cost(term.contraction, grouped)
-    return result
+    """Form the gradients, carry them through the tail, read them once for the norm; they stay for the sum."""
+    formed = [contraction_work(term.contraction, grouped).of(index) for index, term in enumerate(site.terms)]
+    alone = len(site.terms) == 1 and site.isometric
+    moved = [] if alone else [MOVED] * (len(site.tail) + len(site.terms) - 1)
+    return Cost((*formed, *moved, NORM), resident_bytes=KEPT * len(site.terms))
 
 
 def emit_with(site: Site, emitter: Emitter, form: str) -> SquaredNorm:
@@ -91,13 +114,8 @@ def emit_with(site: Site, emitter: Emitter, form: str) -> SquaredNorm:
     if len(site.terms) == 1 and site.isometric:
         squared = emitter.call(reduction.sqnorm, gradients[site.terms[0].contraction.node])
         return SquaredNorm(scaled(emitter, squared, site.terms[0].scale))
-    emitter.at(last_of(site))
+    emitter.at(site.gradient)
     return SquaredNorm(emitter.call(reduction.sqnorm, through_tail(site, gradients, emitter)))
-
-
-def last_of(site: Site) -> fx.Node:
-    """The node after which all contractions of a site are known."""
-    return site.gradient
 
 
 def emit(site: Site, emitter: Emitter) -> SquaredNorm:
@@ -114,11 +132,6 @@ def declines_grouped(site: Site) -> str | None:
     """Only convolutions have a grouped form."""
     kinds = {type(term.contraction) for term in site.terms}
     return None if kinds == {Convolution} else "it needs a convolution"
-
-
-def elements(site: Site) -> int:
-    """Parameter elements of a site."""
-    return math.prod(site.shape)
 
 
 MATERIALIZE = NormStrategy("materialize", "Opacus; Lee & Kifer 2021", lambda site: None, cost, emit, materializes=True)

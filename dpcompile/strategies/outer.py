@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
-from dpcompile.ir.cost import BYTES, D_IN, D_OUT, B, Cost
+from dpcompile.ir.cost import BYTES, D_IN, D_OUT, B, Cost, Work
 from dpcompile.ir.site import Dense, Site
 from dpcompile.kernels import dense
 from dpcompile.strategies.emitter import Emitter
 from dpcompile.strategies.scaling import scaled
 from dpcompile.strategies.strategy import NormStrategy, SquaredNorm, only
 
-COST = Cost(other_flops=2 * B * (D_IN + D_OUT), bytes_moved=BYTES * B * (D_IN + D_OUT), launches=3)
+WIDTHS = D_IN + D_OUT
+WORK = Work("outer", other_flops=2 * B * WIDTHS, bytes_moved=BYTES * B * WIDTHS, launches=6, features=(B, WIDTHS))
+COST = Cost((WORK,))
 
 
 def declines(site: Site) -> str | None:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dpcompile.ir.cost import BYTES, WIDTH, B, Cost, T
+from dpcompile.ir.cost import BYTES, WIDTH, B, Cost, T, Work
 from dpcompile.ir.site import Rows, Site
 from dpcompile.kernels import embedding
 from dpcompile.strategies.emitter import Emitter
@@ -13,12 +13,15 @@ from dpcompile.strategies.per_example import row_operands
 from dpcompile.strategies.scaling import scaled
 from dpcompile.strategies.strategy import NormStrategy, SquaredNorm, only
 
-COST = Cost(
+WORK = Work(
+    "rows",
     other_flops=4 * B * T * WIDTH,
     bytes_moved=4 * BYTES * B * T * WIDTH,
     fresh_bytes=BYTES * B * T * WIDTH,
-    launches=10,
+    launches=20,
+    features=(B, T, WIDTH),
 )
+COST = Cost((WORK,), workspace_bytes=BYTES * B * T * WIDTH)
 
 
 def declines(site: Site) -> str | None:

@@ -48,7 +48,7 @@ class SumStrategy:
     name: str
     source: str
     declines: Callable[[Contraction, NormStrategy], str | None]
-    cost: Callable[[Contraction], Cost]
+    cost: Callable[[Contraction, NormStrategy], Cost]
     emit: Callable[[Contraction, NormStrategy, fx.Node, Emitter], fx.Node]
 
 

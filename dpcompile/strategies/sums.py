@@ -9,41 +9,61 @@ The tail of a site is linear, so it runs once on the sum, as in the ordinary bac
 
 from __future__ import annotations
 
+import sympy
 import torch
 from torch import fx
 
-from dpcompile.ir.cost import BYTES, D_IN, D_OUT, GROUPS, PARAMETERS, T_IN, TAPS, WIDTH, B, Cost, T
+from dpcompile.ir.cost import BYTES, D_IN, D_OUT, GROUPS, PARAMETERS, ROWS, T_IN, TAPS, WIDTH, B, Cost, T, Work
 from dpcompile.ir.site import Contraction, Convolution, Dense, Rows
 from dpcompile.kernels import convolution, dense, embedding, reduction
 from dpcompile.strategies.emitter import Emitter
-from dpcompile.strategies.gram import unfolded_input
+from dpcompile.strategies.gram import unfolded_input, unfolding
+from dpcompile.strategies.materialize import DENSE, DEPTHWISE
 from dpcompile.strategies.per_example import per_example_gradient, row_operands
 from dpcompile.strategies.strategy import NormStrategy, SumStrategy
 
-PRODUCT = Cost(
+PRODUCT = Work(
+    "contract",
+    matrix_flops=2 * B * T * D_IN * D_OUT,
+    bytes_moved=BYTES * B * T * (D_IN + 2 * D_OUT),
+    fresh_bytes=BYTES * (B * T * sympy.Min(D_IN, D_OUT) + PARAMETERS),
+    launches=8,
+    product=(1, D_OUT, D_IN, B * T),
+    features=(B * T, D_IN, D_OUT),
+)
+UNFOLDED_PRODUCT = Work(
+    "unfolded contract",
     matrix_flops=2 * B * GROUPS * T * D_IN * D_OUT,
     bytes_moved=BYTES * B * GROUPS * T * (D_IN + 2 * D_OUT),
-    resident_bytes=BYTES * B * GROUPS * T * (D_IN + D_OUT),
-    launches=2,
+    fresh_bytes=BYTES * B * GROUPS * T * sympy.Min(D_IN, D_OUT),
+    launches=8,
+    product=(GROUPS, D_OUT, D_IN, B * T),
+    features=(B, T, D_IN, D_OUT, GROUPS),
 )
-WEIGHT_GRADIENT = Cost(  # an input has T_in * d / K elements per group: d counts every tap of the kernel
+WEIGHT_GRADIENT = Work(  # an input has T_in * d / K elements per group: d counts every tap of the kernel
+    "convolution weight gradient",
     matrix_flops=2 * B * GROUPS * T * D_IN * D_OUT,
     bytes_moved=BYTES * B * GROUPS * (T_IN * D_IN / TAPS + 2 * T * D_OUT),
-    resident_bytes=BYTES * B * GROUPS * (T_IN * D_IN / TAPS + T * D_OUT),
-    launches=2,
-    form="convolution weight gradient",
+    fresh_bytes=BYTES * B * GROUPS * sympy.Min(T_IN * D_IN / TAPS, T * D_OUT),
+    launches=8,
+    product=(GROUPS, D_OUT, D_IN, B * T),
+    features=(B, T, D_IN / TAPS, D_OUT, TAPS, GROUPS),
 )
-SCATTER = Cost(
+SCATTER = Work(
+    "contract rows",
     other_flops=2 * B * T * WIDTH,
-    bytes_moved=3 * BYTES * B * T * WIDTH,
-    resident_bytes=BYTES * B * T * WIDTH,
-    launches=2,
+    bytes_moved=3 * BYTES * B * T * WIDTH + 2 * BYTES * PARAMETERS,
+    fresh_bytes=BYTES * (B * T * WIDTH + PARAMETERS),
+    launches=3,
+    features=(B * T, WIDTH, ROWS),
 )
-WEIGHTED = Cost(
-    other_flops=2 * B * PARAMETERS,
+WEIGHTED = Work(
+    "weighted sum",
+    matrix_flops=2 * B * PARAMETERS,
     bytes_moved=BYTES * B * PARAMETERS,
-    resident_bytes=BYTES * B * PARAMETERS,
-    launches=1,
+    launches=5,
+    product=(1, 1, PARAMETERS, B),
+    features=(B, PARAMETERS),
 )
 
 
@@ -56,11 +76,24 @@ def bookkeep_declines(contraction: Contraction, norm: NormStrategy) -> str | Non
     return "the per-example gradient is no larger than what would be kept instead"
 
 
-def bookkeep_cost(contraction: Contraction) -> Cost:
+def bookkeep_cost(contraction: Contraction, norm: NormStrategy) -> Cost:
     """The ordinary contraction with one scaled operand."""
+    if isinstance(contraction, Convolution):
+        return convolution_cost(contraction)
     if isinstance(contraction, Dense):
-        return PRODUCT
-    return SCATTER if isinstance(contraction, Rows) else WEIGHT_GRADIENT
+        return Cost((PRODUCT,))
+    return Cost((SCATTER,))
+
+
+def convolution_cost(contraction: Convolution) -> Cost:
+    """What `convolution.contract` does for these sizes."""
+    way = convolution.way_to_contract(contraction.geometry, contraction.weight_shape, contraction.positions)
+    ways = {
+        "depthwise": (DEPTHWISE, WEIGHTED),
+        "unfold": (*unfolding(contraction).work, UNFOLDED_PRODUCT),
+        "weight gradient": (WEIGHT_GRADIENT,),
+    }
+    return Cost(ways[way])
 
 
 def emit_bookkeep(contraction: Contraction, norm: NormStrategy, factors: fx.Node, emitter: Emitter) -> fx.Node:
@@ -92,6 +125,19 @@ def emit_unfold(contraction: Contraction, norm: NormStrategy, factors: fx.Node, 
     return emitter.call(convolution.contract_unfolded, unfolded, other.node, factors, contraction.geometry)
 
 
+def unfold_cost(contraction: Contraction, norm: NormStrategy) -> Cost:
+    """The product, and the unfolding where the norm has not left it in memory."""
+    assert isinstance(contraction, Convolution)
+    again = Cost() if norm.name == "gram" else unfolding(contraction)
+    product = (DENSE, WEIGHTED) if contraction.geometry.groups > 1 else (UNFOLDED_PRODUCT,)
+    return Cost((*again.work, *product))
+
+
+def reuse_cost(contraction: Contraction, norm: NormStrategy) -> Cost:
+    """One product of a vector with the materialised gradients."""
+    return Cost((WEIGHTED,))
+
+
 def reuse_declines(contraction: Contraction, norm: NormStrategy) -> str | None:
     """Only where the norm has materialised the gradients."""
     return None if norm.materializes else f"the norm by {norm.name} does not materialise per-example gradients"
@@ -106,5 +152,5 @@ def emit_reuse(contraction: Contraction, norm: NormStrategy, factors: fx.Node, e
 
 
 BOOKKEEP = SumStrategy("bookkeep", "Bu et al. 2023", bookkeep_declines, bookkeep_cost, emit_bookkeep)
-UNFOLD = SumStrategy("unfold", "Bu et al. 2022", unfold_declines, lambda contraction: PRODUCT, emit_unfold)
-REUSE = SumStrategy("reuse", "Bu et al. 2023, MixOpt", reuse_declines, lambda contraction: WEIGHTED, emit_reuse)
+UNFOLD = SumStrategy("unfold", "Bu et al. 2022", unfold_declines, unfold_cost, emit_unfold)
+REUSE = SumStrategy("reuse", "Bu et al. 2023, MixOpt", reuse_declines, reuse_cost, emit_reuse)

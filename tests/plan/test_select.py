@@ -11,10 +11,8 @@ from torch import nn
 from zoo_case import squares
 
 from dpcompile.cost.hardware import HARDWARE, Hardware
-from dpcompile.ir.cost import Cost
 from dpcompile.ir.errors import StrategyError
-from dpcompile.plan.plan import Option
-from dpcompile.plan.select import SAVING, Wanted, best_of, choose, options_of, reason_for
+from dpcompile.plan.select import Wanted, choose, options_of
 from dpcompile.strategies import NORMS
 
 CPU = HARDWARE["cpu"]
@@ -43,26 +41,19 @@ def test_the_runner_up_is_the_best_of_the_others_and_the_reason_compares_with_it
             assert f"{choice.runner_up.norm}+{choice.runner_up.sum}" in choice.why
 
 
-def option(name: str, seconds: float, resident: float) -> Option:
-    """An option with this price."""
-    return Option(name, "bookkeep", Cost(resident_bytes=resident), seconds)
+def test_a_limit_on_kept_memory_is_kept_and_the_reason_says_what_was_faster() -> None:
+    net = nn.Sequential(nn.Linear(96, 384), nn.ReLU(), nn.Linear(384, 96))
+    sites = captured(net, squares, torch.randn(3, 256, 96)).sites
+    free = choose(sites, CPU, 64)
+    tight = choose(sites, CPU, 64, limit=0.5 * free.resident_bytes)
+    assert tight.resident_bytes <= 0.5 * free.resident_bytes and tight.seconds > free.seconds
+    changed = [c for c, was in zip(tight.choices, free.choices, strict=True) if c.option != was.option]
+    assert changed and any("keeps less memory than" in c.why for c in changed)
 
 
-@pytest.mark.parametrize(
-    ("seconds", "kept", "winner"),
-    [
-        (1.14, 0, "lean"),
-        (1.16, 0, "fast"),  # too slow
-        (1.14, SAVING + 1, "fast"),  # saves too little
-        (0.99, 2 * SAVING, "lean"),  # faster
-    ],
-)
-def test_much_less_memory_decides_between_equal_predictions(seconds: float, kept: float, winner: str) -> None:
-    options = [option("fast", 1.0, 2 * SAVING), option("lean", seconds, kept)]
-    best = best_of(options)
-    assert best.norm == winner
-    others = [o for o in options if o is not best]
-    assert ("keeps less memory" in reason_for(best, others)) == (best.seconds > others[0].seconds)
+def test_where_no_plan_keeps_so_little_the_leanest_is_taken(model: Captured) -> None:
+    least = sum(min(o.cost.resident_bytes for o in options_of(site, CPU, 1009)[0]) for site in model.sites)
+    assert choose(model.sites, CPU, 1009, limit=0.0).resident_bytes == least
 
 
 def test_a_single_name_applies_where_it_can(model: Captured) -> None:

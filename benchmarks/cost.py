@@ -1,0 +1,158 @@
+"""`make bench-cost`: predicted against measured time of every strategy, and what a wrong choice costs.
+
+The machine is calibrated in the same run. Every option of a site is timed in every round, the first one twice: how far its
+two medians are apart is the noise, and a regret counts only beyond it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from rich.console import Console
+from rich.progress import track
+from scipy.stats import spearmanr
+
+from benchmarks.cost_grid import Layer, grid
+from dpcompile.analysis.example_axis import example_axis
+from dpcompile.analysis.sites import find_sites
+from dpcompile.batch import flatten_batch
+from dpcompile.capture import capture
+from dpcompile.cost.hardware import HARDWARE, Hardware
+from dpcompile.losses import make_program
+from dpcompile.measure.calibrate import calibrate
+from dpcompile.measure.clock import copies, once
+from dpcompile.measure.extract import extract
+from dpcompile.plan.select import options_of
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One site: predicted and measured seconds by option, its noise, and what was chosen."""
+
+    name: str
+    batch_size: int
+    predicted: dict[str, float]
+    seconds: dict[str, float]
+    noise: float
+    chosen: str
+    positions: float
+    parameters: float
+
+    def regret(self, option: str | None = None) -> float:
+        """How much slower than the best an option is, beyond the noise."""
+        best = min(self.seconds.values())
+        regret = self.seconds[option or self.chosen] / best - 1
+        return regret if regret > self.noise else 0.0
+
+
+def squares(model: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """A loss per example for any layer."""
+    return model(x).flatten(1).square().sum(1)
+
+
+def measure(layer: Layer, hardware: Hardware, rounds: int) -> Measured:
+    """All options of one layer, interleaved."""
+    program, batch = make_program(layer.make, squares), flatten_batch((layer.batch(2),), {}, 0)
+    joint = capture(program, batch)
+    (site,), _ = find_sites(joint, example_axis(joint))
+    options, _ = options_of(site, hardware, layer.batch_size)
+    programs = {f"{o.norm}+{o.sum}": extract(joint, site, o.norm, o.sum) for o in options}
+    calls: dict[str, Any] = {}
+    for name, one in programs.items():
+        first = one.inputs(layer.batch_size)
+        extra = copies(sum(x.nbytes for x in first)) - 1
+        calls[name] = (one.module, [first, *(one.inputs(layer.batch_size) for _ in range(extra))])
+    again = next(iter(calls))
+    names = [*calls, f"{again} again"]
+    samples: dict[str, list[float]] = {name: [] for name in names}
+    with torch.no_grad():
+        for number in range(rounds + 1):
+            for name in names[number % len(names) :] + names[: number % len(names)]:
+                module, sets = calls[name.removesuffix(" again")]
+                spent = once(module, sets[number % len(sets)], CPU)
+                if number:
+                    samples[name].append(spent)
+    medians = {name: statistics.median(values) for name, values in samples.items()}
+    second = medians.pop(f"{again} again")
+    noise = abs(math.log(second / medians[again]))
+    best = min(options, key=lambda option: option.seconds)
+    predicted = {f"{o.norm}+{o.sum}": o.seconds for o in options}
+    sizes = positions_of(site)
+    return Measured(layer.name, layer.batch_size, predicted, medians, noise, f"{best.norm}+{best.sum}", *sizes)
+
+
+def positions_of(site: Any) -> tuple[float, float]:
+    """T and p * d, as the classical rules read them."""
+    contraction = site.terms[0].contraction
+    groups = contraction.geometry.groups if hasattr(contraction, "geometry") else 1
+    return float(contraction.positions), float(math.prod(site.shape)) / groups
+
+
+RULES = ("2T^2 <= pd", "always Gram", "always materialise")
+
+
+def by_rule(site: Measured, rule: str) -> str:
+    """What a classical rule takes, with the better one of its sums; where Gram cannot be applied, what remains."""
+    gram = rule == "always Gram" or (rule == "2T^2 <= pd" and 2 * site.positions**2 <= site.parameters)
+    names = [n for n in site.seconds if n.startswith("gram+" if gram else "materialize+")] or list(site.seconds)
+    if not any(n.startswith("gram+") for n in site.seconds) and any(n.startswith("rows+") for n in site.seconds):
+        names = [n for n in site.seconds if n.startswith("rows+" if gram else "materialize+")]
+    return min(names, key=site.seconds.__getitem__)
+
+
+def figures(sites: Sequence[Measured]) -> dict[str, Any]:
+    """Median and 95th percentile of the regret, ours and the rules', and the rank correlation over all options."""
+    ours = [site.regret() for site in sites]
+    result: dict[str, Any] = {"dpcompile": quantiles(ours)}
+    for rule in RULES:
+        result[rule] = quantiles([site.regret(by_rule(site, rule)) for site in sites])
+    pairs = [(site.predicted[n], site.seconds[n]) for site in sites for n in site.seconds]
+    result["rank correlation"] = float(spearmanr(*zip(*pairs, strict=True)).statistic)
+    errors = [abs(math.log(predicted / seconds)) for predicted, seconds in pairs]
+    result["median error"] = float(np.median(errors))
+    result["noise"] = float(np.median([site.noise for site in sites]))
+    result["sites"] = len(sites)
+    return result
+
+
+def quantiles(regrets: Sequence[float]) -> dict[str, float]:
+    """Median, 95th percentile, mean."""
+    return {"median": float(np.median(regrets)), "95 %": float(np.quantile(regrets, 0.95)), "mean": float(np.mean(regrets))}
+
+
+def main(
+    rounds: Annotated[int, typer.Option(min=3)] = 9,
+    seconds: Annotated[float, typer.Option(help="Time for calibration.")] = 50.0,
+    output: Annotated[Path | None, typer.Option()] = None,
+    only: Annotated[str, typer.Option(help="Sites whose name contains this.")] = "",
+) -> None:
+    """Calibrate, measure the grid, print the figures."""
+    console = Console()
+    done = calibrate(HARDWARE["cpu"], CPU, seconds, lambda name: console.print(f"calibrating {name}", style="dim"))
+    console.print(f"{done.measurements} measurements in {done.seconds:.0f} s, spread {done.spread:.1%}")
+    layers = [layer for layer in grid() if only in layer.name]
+    sites = [measure(layer, done.hardware, rounds) for layer in track(layers, console=console)]
+    found = figures(sites)
+    console.print(found)
+    for site in sorted(sites, key=lambda s: -s.regret())[:15]:
+        best = min(site.seconds, key=site.seconds.__getitem__)
+        console.print(f"{site.regret():.0%} {site.name} B={site.batch_size}: {site.chosen} "
+                      f"{site.predicted[site.chosen] * 1e3:.2f}/{site.seconds[site.chosen] * 1e3:.2f} ms, best {best} "
+                      f"{site.predicted[best] * 1e3:.2f}/{site.seconds[best] * 1e3:.2f} ms", highlight=False)  # fmt: skip
+    if output:
+        output.write_text(json.dumps({"figures": found, "sites": [asdict(site) for site in sites]}, indent=1), encoding="ascii")
+
+
+if __name__ == "__main__":
+    typer.run(main)

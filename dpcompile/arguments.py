@@ -1,0 +1,67 @@
+"""What users give to `dpcompile()` as the types that the rest of the package works with; wrong values are refused here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpcompile.cost.hardware import HARDWARE, Hardware
+from dpcompile.ir.errors import InvalidInput, StrategyError
+from dpcompile.measure.cache import load, nearest_row
+from dpcompile.plan.plan import Plan
+from dpcompile.plan.saved import SavedPlan, load_plan
+
+
+def positive(max_grad_norm: Any) -> float:
+    """The clip norm as a positive finite number."""
+    number = float(max_grad_norm) if isinstance(max_grad_norm, (int, float, Tensor)) else float("nan")
+    if not (number > 0 and number < float("inf")):
+        raise InvalidInput(f"max_grad_norm must be a positive finite number, got {max_grad_norm!r}")
+    return number
+
+
+def check_no_mask(mask: Tensor | None) -> None:
+    """Only a step takes a mask."""
+    if mask is not None:
+        raise InvalidInput("only a step takes a mask; leave the masked examples out of the batch here")
+
+
+def chunk_size(schedule: str, microbatch: int | None) -> int | None:
+    """How many examples a chunk holds at most; None for the whole batch at once."""
+    if schedule not in ("auto", "one-pass", "microbatch"):
+        raise StrategyError(f"schedule={schedule!r} does not exist; use auto, one-pass or microbatch")
+    if microbatch is not None and (not isinstance(microbatch, int) or isinstance(microbatch, bool) or microbatch < 1):
+        raise InvalidInput(f"microbatch must be a positive integer, got {microbatch!r}")
+    if schedule == "one-pass" and microbatch is not None:
+        raise StrategyError('schedule="one-pass" takes the whole batch at once; use schedule="microbatch" for chunks')
+    return (microbatch or 1) if schedule == "microbatch" else microbatch
+
+
+def given_plan(plan: Plan | SavedPlan | str | Path | None) -> SavedPlan | None:
+    """A plan as data: as it came from a module, or from a file."""
+    if isinstance(plan, (str, Path)):
+        return load_plan(plan)
+    return plan.saved() if isinstance(plan, Plan) else plan
+
+
+def hardware_row(name: str | None, model: nn.Module) -> tuple[Hardware, str]:
+    """The named row, or what is known of where the model lives, and a note on where its numbers come from."""
+    if name is not None:
+        if name not in HARDWARE:
+            raise InvalidInput(f"hardware {name!r} is not in the table; use one of {', '.join(HARDWARE)} or a Hardware row")
+        return HARDWARE[name], ""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    measured, trouble = load(device)
+    if measured is not None:
+        return measured, ""
+    row = nearest_row(device)
+    advice = trouble or f"prices are those of the table's row {row.name}; python -m dpcompile calibrate measures this machine"
+    return row, advice
+
+
+def zero_gradient(parameter: nn.Parameter) -> Tensor:
+    """Zeros in the dtype of sums."""
+    return torch.zeros_like(parameter, dtype=torch.promote_types(parameter.dtype, torch.float32))

@@ -1,0 +1,58 @@
+"""How far a measured machine is from the formula, as a smooth function of a kernel's sizes.
+
+A curve holds scattered measurements: logarithms of sizes, and of measured over predicted seconds. Between them it
+interpolates with radial basis functions and smooths away part of the noise; outside of what was measured it stays at
+the border, for a formula is a better guide than the continuation of a fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+from scipy.interpolate import RBFInterpolator
+
+SMOOTHING = 0.05
+"""Of the interpolation; chosen so that a measurement is believed to about 5 %."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Measurements of one form of work.
+
+    points: log2 of the features, one tuple per measurement. logarithms: natural logarithms of measured / predicted.
+    """
+
+    points: tuple[tuple[float, ...], ...]
+    logarithms: tuple[float, ...]
+
+    def correction(self, features: Sequence[float]) -> float:
+        """By what the formula has to be multiplied at these sizes."""
+        return corrected(self, tuple(features))
+
+    @cached_property
+    def box(self) -> tuple[np.ndarray, np.ndarray]:
+        """The smallest and the largest logarithm of every size."""
+        points = np.asarray(self.points)
+        return points.min(0), points.max(0)
+
+    @cached_property
+    def interpolator(self) -> RBFInterpolator:
+        """The fit, in sizes that are scaled to the same range."""
+        return RBFInterpolator(self.scaled(np.asarray(self.points)), np.asarray(self.logarithms), smoothing=SMOOTHING,
+                               kernel="linear", degree=1)  # fmt: skip
+
+    def scaled(self, points: np.ndarray) -> np.ndarray:
+        """Points with every size inside the box and between 0 and 1; a size that never varied is left out."""
+        low, high = self.box
+        varied = high > low
+        return ((np.clip(points, low, high) - low) / np.where(varied, high - low, 1.0))[:, varied]
+
+
+@lru_cache(maxsize=65536)
+def corrected(curve: Curve, features: tuple[float, ...]) -> float:
+    """`Curve.correction`, remembered: the layers of a model repeat."""
+    point = np.log2(np.maximum(np.asarray(features, dtype=float), 1.0))[None]
+    return float(np.exp(curve.interpolator(curve.scaled(point))[0]))

@@ -1,0 +1,159 @@
+"""Predicted time and memory of a whole step, and the questions "what if" and "how large can a batch be".
+
+Time is the sum over the nodes of the rewritten graph (`predict.nodes`), memory a walk over them (`predict.memory`). Both are
+those of the eager backend; what inductor fuses and reorders is measured, not predicted.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from dpcompile.cost.hardware import HARDWARE, Hardware
+from dpcompile.forecast.fitting import preferred, within
+from dpcompile.forecast.rewriting import Keep, Source, for_eager, nothing
+from dpcompile.ir.errors import InvalidInput
+from dpcompile.ir.graph import JointGraph
+from dpcompile.plan.plan import Plan
+from dpcompile.plan.select import Wanted, choose
+from dpcompile.predict.memory import bytes_of as bytes_of_node
+from dpcompile.predict.memory import memory
+from dpcompile.predict.nodes import predict
+
+UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+LARGEST = 2**20
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """A plan with the predicted step: seconds of it and of the ordinary step, peak bytes beyond model and batch."""
+
+    plan: Plan
+    hardware: str
+    batch_size: int
+    seconds: float
+    ordinary_seconds: float
+    peak_bytes: float
+
+    def __str__(self) -> str:
+        ratio = self.seconds / max(self.ordinary_seconds, 1e-12)
+        chunk = f", chunks of {self.plan.microbatch}" if self.plan.microbatch else ""
+        return (
+            f"B={self.batch_size} on {self.hardware}{chunk}: {self.seconds * 1e3:.2f} ms "
+            f"({ratio:.2f} of the ordinary step's {self.ordinary_seconds * 1e3:.2f} ms), peak {self.peak_bytes / 1e6:.1f} MB"
+        )
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """Everything that predictions for one captured model need."""
+
+    source: Source
+    hardware: Hardware
+    strategy: Wanted
+    microbatch: int | None
+    eager: bool = True
+    steps: dict[Any, JointGraph] = field(default_factory=dict, compare=False, repr=False)
+
+    def plan(self, batch_size: int, row: Hardware, budget: float | None, keep: Keep = nothing) -> Plan:
+        """The fastest plan within a budget in bytes, or within the default preference."""
+
+        def chosen(chunk: int | None, limit: float) -> Plan:
+            return choose(self.source.sites, row, batch_size, self.strategy, chunk, limit)
+
+        def peak(plan: Plan) -> float:
+            return self.peak_bytes(plan, batch_size, keep)
+
+        if budget is not None:
+            return within(chosen, peak, self.microbatch, batch_size, budget)
+        size = min(self.microbatch or batch_size, batch_size)
+        return preferred(chosen, peak, self.microbatch, memory(self.source.joint, size).peak)
+
+    def forecast(self, batch_size: int, hardware: Hardware | None = None, budget: float | None = None) -> Forecast:
+        """Plan, rewrite and predict."""
+        row = hardware or self.hardware
+        return self.of_plan(self.plan(batch_size, row, budget), row, batch_size)
+
+    def of_plan(self, plan: Plan, row: Hardware, batch_size: int) -> Forecast:
+        """Predict the step of a plan."""
+        joint = self.rewritten(plan)
+        size = min(plan.microbatch or batch_size, batch_size)
+        chunks = math.ceil(batch_size / size) if size else 0
+        spent = chunks * sum(predict(joint.graph, row, size).values())
+        ordinary = sum(predict(self.source.joint.graph, row, batch_size).values())
+        return Forecast(plan, row.name, batch_size, spent, ordinary, self.peak_bytes(plan, batch_size))
+
+    def peak_bytes(self, plan: Plan, batch_size: int, keep: Keep = nothing) -> float:
+        """Predicted peak of one chunk, and of the sums that chunks are added up in."""
+        joint = self.rewritten(plan, keep)
+        sums = [node for node in joint.named("gradient").values() if node is not None] if plan.microbatch else []
+        size = min(plan.microbatch or batch_size, batch_size)
+        return memory(joint, size).peak + sum(bytes_of_node(node, size) for node in sums)
+
+    def rewritten(self, plan: Plan, keep: Keep = nothing) -> JointGraph:
+        """The step of a plan, which depends on its strategies only; made once."""
+        key = tuple(plan.strategies().items())
+        if key not in self.steps:
+            self.steps[key] = self.source.rewritten(plan, keep)
+            if self.eager:
+                for_eager(self.steps[key], keep)
+        return self.steps[key]
+
+    def final(self, plan: Plan, keep: Keep) -> JointGraph:
+        """The step of a plan, rewritten last of all, so that what was recorded on the way is its own."""
+        key = tuple(plan.strategies().items())
+        if next(reversed(self.steps), None) != key:
+            self.steps.pop(key, None)
+        return self.rewritten(plan, keep)
+
+    def what_if(self, batch_size: int, hardware: str | Hardware | None, memory_budget: str | float | None) -> Forecast:
+        """The best plan under other circumstances."""
+        return self.forecast(batch_size, named(hardware), None if memory_budget is None else bytes_of(memory_budget))
+
+    def max_batch_size(self, memory_budget: str | float) -> int:
+        """The largest batch for which some plan's predicted peak stays within the budget; 0 if one example does not fit."""
+        budget = bytes_of(memory_budget)
+        return largest(lambda size: self.leanest_peak(size) <= budget)
+
+    def leanest_peak(self, batch_size: int) -> float:
+        """Predicted peak memory of the leanest plan for a batch that is taken at once."""
+        plan = choose(self.source.sites, self.hardware, batch_size, self.strategy, self.microbatch, 0.0)
+        return self.peak_bytes(plan, batch_size)
+
+
+def named(hardware: str | Hardware | None) -> Hardware | None:
+    """A row of the table by name."""
+    if isinstance(hardware, str):
+        if hardware not in HARDWARE:
+            raise InvalidInput(f"hardware {hardware!r} is not in the table; use one of {', '.join(HARDWARE)} or a Hardware row")
+        return HARDWARE[hardware]
+    return hardware
+
+
+def bytes_of(budget: str | float) -> float:
+    """Bytes from a number or a text such as "512 MiB", "2GB" or "1.5e9"."""
+    if isinstance(budget, (int, float)) and not isinstance(budget, bool) and budget > 0:
+        return float(budget)
+    found = (
+        re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([kmgt]?i?)b?\s*", budget, re.IGNORECASE) if isinstance(budget, str) else None
+    )
+    if found is None or found[2].upper() not in UNITS:
+        raise InvalidInput(f'memory_budget must be a number of bytes or a text such as "512 MiB" or "2 GB", got {budget!r}')
+    return float(found[1]) * UNITS[found[2].upper()]
+
+
+def largest(fits: Callable[[int], bool]) -> int:
+    """The largest size that fits, if fitting never comes back: doubling, then halving the distance."""
+    if not fits(1):
+        return 0
+    low = 1
+    while low < LARGEST and fits(2 * low):
+        low *= 2
+    high = 2 * low
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low

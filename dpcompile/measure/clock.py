@@ -1,0 +1,74 @@
+"""Seconds of a call: the operands change places between calls, so that they come from memory as in a step."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+COLD: int = 2**26
+"""Bytes of operands between two uses of the same ones: more than the second-level caches of a few cores."""
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has finished."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def once(call: Callable[..., Any], operands: Sequence[Any], device: torch.device) -> float:
+    """Seconds of one call; giving its result back is not timed."""
+    wait(device)
+    started = time.perf_counter()
+    result = call(*operands)
+    wait(device)
+    spent = time.perf_counter() - started
+    del result
+    return spent
+
+
+def repeated(call: Callable[..., Any], sets: Sequence[Sequence[Any]], device: torch.device, calls: int) -> list[float]:
+    """Seconds of so many calls behind an untimed one, over the sets of operands in turn."""
+    once(call, sets[0], device)
+    return [once(call, sets[number % len(sets)], device) for number in range(1, calls + 1)]
+
+
+def spread(samples: Sequence[float]) -> float:
+    """Half the distance of the quartiles, as a share of the median."""
+    low, middle, high = statistics.quantiles(samples, n=4)
+    return (high - low) / 2 / middle
+
+
+def copies(bytes_of_one: int, most: int = 4) -> int:
+    """How many sets of operands make each of them cold."""
+    return max(1, min(most, COLD // max(bytes_of_one, 1)))
+
+
+class Pace:
+    """How fast the machine is at the moment: a product of known size is timed before and after every measurement.
+
+    Shared machines change their pace by tens of per cent within seconds, which no number of repetitions averages away; the
+    two products share it with the measurement between them.
+    """
+
+    SIZE: int = 512
+
+    def __init__(self, flops: float, device: torch.device) -> None:
+        self.usual = 2 * self.SIZE**3 / flops
+        self.device = device
+        self.matrix = torch.full((self.SIZE, self.SIZE), 0.5, device=device)
+
+    def now(self) -> float:
+        """Seconds of the product, relative to its seconds at the rate of the hardware row."""
+        samples = [once(torch.mm, (self.matrix, self.matrix), self.device) for _ in range(3)]
+        return statistics.median(samples) / self.usual
+
+    def corrected(self, measure: Callable[[], list[float]]) -> list[float]:
+        """Samples as they would be at the usual pace."""
+        before = self.now()
+        samples = measure()
+        slow = (before + self.now()) / 2
+        return [sample / slow for sample in samples]

@@ -1,0 +1,61 @@
+"""`python -m dpcompile calibrate`: measure, keep, and print what was found."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from dpcompile.measure.cache import cpu_name, nearest_row, save
+from dpcompile.measure.calibrate import SUBJECTS, Calibration
+from dpcompile.measure.calibrate import calibrate as measure
+
+BUSY = 0.1
+"""Spread above which a machine counts as busy."""
+
+
+def run_calibration(seconds: float, device: str) -> None:
+    """Measure the device and keep the result."""
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    with tqdm(total=len(SUBJECTS) + 1, desc="calibrating", leave=False) as bar:
+
+        def progress(name: str) -> None:
+            bar.set_postfix_str(name)
+            bar.update()
+
+        found = measure(nearest_row(place), place, seconds, progress)
+    path = save(found.hardware, found.spread, place)
+    console = Console()
+    console.print(table(found, place))
+    for line in summary(found):
+        console.print(line, highlight=False, soft_wrap=True)
+    console.print(f"kept in {path}", highlight=False, soft_wrap=True)
+
+
+def summary(found: Calibration) -> list[str]:
+    """Rates, effort, and a warning where the machine was busy."""
+    row = found.hardware
+    lines = [
+        f"float32 {row.peak_flops['float32'] / 1e9:.0f} GFLOP/s, memory {row.bandwidth / 1e9:.1f} GB/s, "
+        f"{row.launch * 1e6:.1f} us to start an operation",
+        f"{found.measurements} measurements in {found.seconds:.0f} s; spread {found.spread:.1%} (half the distance of quartiles)",
+    ]
+    if found.spread > BUSY:
+        lines.append("the machine was busy; calibrate again when it is not, or predictions will be off by as much")
+    return lines
+
+
+def table(found: Calibration, place: torch.device) -> Table:
+    """One row per kernel: how far measurements are from the formula."""
+    name = torch.cuda.get_device_name(place) if place.type == "cuda" else f"{cpu_name()}, {torch.get_num_threads()} threads"
+    result = Table(title=f"measured over predicted by the formula, {name}")
+    for column in ("kernel", "points", "lowest", "median", "highest"):
+        result.add_column(column, justify="left" if column == "kernel" else "right")
+    for form, curve in sorted(found.hardware.curves.items()):
+        ratios = sorted(map(math.exp, curve.logarithms))
+        shown = (ratios[0], ratios[len(ratios) // 2], ratios[-1])
+        result.add_row(form, str(len(ratios)), *(f"{ratio:.2f}" for ratio in shown))
+    return result

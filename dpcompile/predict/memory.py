@@ -1,0 +1,144 @@
+"""Peak memory of an emitted graph: a walk over the order in which it runs, with what every node allocates and frees.
+
+Counted is what a step needs beyond the model and the batch: results (views count with what they view), memory inside a
+kernel, and workspaces that stay between steps. A result is freed behind its last use, as the generated code does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx
+
+from dpcompile.analysis.aliases import Aliases
+from dpcompile.ir.graph import JointGraph
+from dpcompile.kernels import convolution, dense, embedding, reduction, scale
+from dpcompile.kernels.geometry import Geometry
+from dpcompile.kernels.workspace import UNFOLDED, Workspace
+from dpcompile.predict.sizes import operands, results
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes at every node, in the order in which they run, and what stays between steps."""
+
+    at: dict[fx.Node, float]
+    kept: float
+
+    @property
+    def peak(self) -> float:
+        """The largest of them, with what stays."""
+        return max(self.at.values(), default=0.0) + self.kept
+
+
+def memory(joint: JointGraph, batch_size: int) -> Memory:
+    """The walk at one batch size."""
+    aliases = Aliases(joint)
+    size: dict[fx.Node, float] = {}
+    held: set[fx.Node] = set()
+    kept = 0.0
+    for node in joint.graph.nodes:
+        owner = aliases.class_of(node)
+        if node.op != "call_function":
+            held.add(owner)
+        elif isinstance(node.target, Workspace):
+            kept += bytes_of(node, batch_size)
+            held.add(owner)
+        size[owner] = max(size.get(owner, 0.0), bytes_of(node, batch_size))
+    return Memory(walk(joint, aliases, size, held, batch_size), kept)
+
+
+def walk(
+    joint: JointGraph, aliases: Aliases, size: dict[fx.Node, float], held: set[fx.Node], batch_size: int
+) -> dict[fx.Node, float]:
+    """Live bytes while each node runs; what is `held` belongs to the caller or to a workspace."""
+    live: dict[fx.Node, float] = {}
+    found: dict[fx.Node, float] = {}
+    for node in joint.graph.nodes:
+        owner = aliases.class_of(node)
+        if node.op == "call_function" and owner not in held:
+            live[owner] = size[owner]
+        found[node] = sum(live.values()) + inside(node, batch_size) + parts(node, batch_size)
+        for gone in [other for other in live if aliases.last[other] <= aliases.place[node]]:
+            del live[gone]
+    return found
+
+
+def bytes_of(node: fx.Node, batch_size: int) -> float:
+    """Memory of a node's own results; those of several results belong to the nodes that take them out."""
+    if isinstance(node.meta.get("val"), (tuple, list)):
+        return 0.0
+    return float(sum(shape.bytes for shape in results(node, batch_size)))
+
+
+def parts(node: fx.Node, batch_size: int) -> float:
+    """Memory of several results while they are computed; later it belongs to the nodes that take them out."""
+    several = isinstance(node.meta.get("val"), (tuple, list)) and node.op == "call_function"
+    return float(sum(shape.bytes for shape in results(node, batch_size))) if several else 0.0
+
+
+def inside(node: fx.Node, batch_size: int) -> float:
+    """Memory that a kernel allocates and frees before it returns."""
+    target = node.target.kernel if isinstance(node.target, Workspace) else node.target
+    declared = INSIDE.get(target) if not isinstance(target, str) else None
+    return declared(node, batch_size) if declared is not None else 0.0
+
+
+def narrower(node: fx.Node, batch_size: int) -> float:
+    """A scaled copy of the smaller operand."""
+    return float(min(shape.bytes for shape in operands(node, batch_size)[:2]))
+
+
+def tiles(node: fx.Node, batch_size: int) -> float:
+    """Three blocks of Gram matrices."""
+    a = operands(node, batch_size)[0]
+    positions = a.sizes[2] if node.target is convolution.sqnorm_gram_unfolded else a.sizes[1]
+    side = -(-positions // dense.gram_blocks(positions))
+    return 3.0 * 4 * min(a.sizes[0] * side**2, max(2 * dense.WORKSPACE, side**2))
+
+
+def one_workspace(node: fx.Node, batch_size: int) -> float:
+    """Some examples' gradients."""
+    a, g = operands(node, batch_size)[:2]
+    return 4.0 * min(a.sizes[0] * a.sizes[-1] * g.sizes[-1], max(dense.FRESH, a.sizes[-1] * g.sizes[-1]))
+
+
+def sorted_rows(node: fx.Node, batch_size: int) -> float:
+    """Segment sums and three index tensors."""
+    ids, g = operands(node, batch_size)[:2]
+    return g.elements * 4.0 + 3.0 * ids.elements * 8
+
+
+def two_operands(node: fx.Node, batch_size: int) -> float:
+    """A product of the operands' size."""
+    return float(operands(node, batch_size)[0].bytes)
+
+
+def unfolded_chunks(node: fx.Node, batch_size: int) -> float:
+    """Some examples' windows, beside those of the examples before them."""
+    x, g = operands(node, batch_size)[:2]
+    how = next(argument for argument in node.args if isinstance(argument, Geometry))
+    windowed, other = (g, x) if how.transposed else (x, g)
+    one = windowed.sizes[1] * how.taps * math.prod(other.sizes[2:])
+    step = max(1, UNFOLDED // max(1, one))
+    return 0.0 if how.is_pointwise else 4.0 * one * min(x.sizes[0], 2 * step)
+
+
+INSIDE: dict[Callable[..., Any], Callable[[fx.Node, int], float]] = {
+    dense.contract: narrower,
+    convolution.contract: narrower,
+    convolution.materialize_unfold: unfolded_chunks,
+    convolution.contract_unfolded: narrower,
+    dense.sqnorm_gram: tiles,
+    convolution.sqnorm_gram_unfolded: tiles,
+    dense.sqnorm_materialized: one_workspace,
+    embedding.sqnorm_rows: sorted_rows,
+    embedding.contract_rows: lambda node, batch_size: float(operands(node, batch_size)[1].bytes),
+    scale.layer_scale: two_operands,
+    scale.channel_scale: two_operands,
+    reduction.sqnorm: lambda node, batch_size: operands(node, batch_size)[0].elements / reduction.CHUNK * 12,
+}
+"""Declared workspaces of kernels, in bytes."""

@@ -1,0 +1,95 @@
+"""Plans go to JSON and come back; an edited plan is carried out, a foreign or broken one is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+from zoo_case import squares
+
+from dpcompile import StrategyError, dpcompile
+from dpcompile.plan.saved import SavedPlan, load_plan
+
+
+def model(width: int = 5) -> nn.Module:
+    """Two layers on sequences."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, width), nn.Tanh(), nn.Linear(width, 2))
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Path:
+    """A saved plan."""
+    private = dpcompile(model(), loss=squares, example_batch=(torch.randn(2, 7, 3),), microbatch=3)
+    private.plan.save(tmp_path / "plan.json")
+    return tmp_path / "plan.json"
+
+
+def test_a_plan_comes_back_as_it_was(plan: Path) -> None:
+    private = dpcompile(model(), loss=squares, example_batch=(torch.randn(2, 7, 3),), microbatch=3)
+    assert load_plan(plan) == private.plan.saved() and load_plan(plan).microbatch == 3
+
+
+def test_an_edited_plan_is_carried_out(plan: Path) -> None:
+    document = json.loads(plan.read_text())
+    for choice in document["choices"]:
+        if choice["parameter"] == "0.weight":
+            choice |= {"norm": "gram", "sum": "bookkeep"}
+    document["microbatch"] = 2
+    plan.write_text(json.dumps(document))
+    x = torch.randn(5, 7, 3)
+    edited, plain = dpcompile(model(), loss=squares, plan=plan), dpcompile(model(), loss=squares)
+    assert_close(edited(x).grads, plain(x).grads)
+    assert edited.plan.strategies()["0.weight"] == ("gram", "bookkeep") and edited.plan.microbatch == 2
+
+
+def test_a_plan_of_another_module_can_be_given_itself() -> None:
+    x = torch.randn(5, 7, 3)
+    first = dpcompile(model(), loss=squares, strategy={"2.weight": "gram"})
+    first(x)
+    second = dpcompile(model(), loss=squares, plan=first.plan)
+    second(x)
+    assert second.plan.strategies() == first.plan.strategies()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (nn.Sequential(nn.Linear(3, 7), nn.Tanh(), nn.Linear(7, 2)), r"0.weight was .*\[5, 3\] and is .*\[7, 3\]"),
+        (nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2, bias=False)), "2.bias is not a parameter with a gradient"),
+        (nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2), nn.Linear(2, 2)), "3.weight is not in the plan"),
+    ],
+)
+def test_a_foreign_plan_says_what_does_not_fit(plan: Path, changed: nn.Module, message: str) -> None:
+    with pytest.raises(StrategyError, match=message):
+        dpcompile(changed, loss=squares, plan=plan)(torch.randn(2, 7, 3))
+
+
+def test_a_plan_made_for_sequences_does_not_fit_vectors_silently(plan: Path) -> None:
+    loaded = load_plan(plan)
+    wrong = replace(loaded, choices=tuple(replace(choice, norm="rows") for choice in loaded.choices))
+    with pytest.raises(StrategyError, match="rows"):
+        dpcompile(model(), loss=squares, plan=wrong)(torch.randn(2, 7, 3))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": 99, "choices": []}', '{"format": 1, "choices": [{}]}'])
+def test_what_is_no_plan_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "broken.json").write_text(text)
+    with pytest.raises(StrategyError, match=r"broken.json is not a plan"):
+        dpcompile(model(), loss=squares, plan=tmp_path / "broken.json")
+
+
+def test_a_missing_file_is_an_ordinary_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        dpcompile(model(), loss=squares, plan=str(tmp_path / "none.json"))
+
+
+def test_saving_twice_gives_the_same_file(plan: Path, tmp_path: Path) -> None:
+    loaded: SavedPlan = load_plan(plan)
+    loaded.save(tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_text() == plan.read_text()

@@ -1,0 +1,44 @@
+"""Prices of nodes: matrix FLOPs of whole graphs are those that torch counts, views are nearly free, time adds up."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from captured import Captured, captured_case, rewritten, tensors
+from torch.utils.flop_counter import FlopCounterMode
+
+from dpcompile.cost.hardware import HARDWARE
+from dpcompile.predict.nodes import is_view, predict, work_of
+
+NAMES = ["MLP", "CNN", "ResNet-18", "ViT", "GPT-2, sdpa", "BERT, eager"]
+
+
+def flops(model: Captured, max_grad_norm: float | None) -> tuple[float, int]:
+    """Predicted and counted matrix FLOPs of a graph."""
+    works = [work_of(node, 3) for node in model.joint.graph.nodes if node.op == "call_function"]
+    found = sum(work.matrix_flops for work in works if not work.form.startswith("attention"))  # torch does not count it on a CPU
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.joint.module(*tensors(model, max_grad_norm))
+    return found, counter.get_total_flops()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_matrix_flops_of_an_ordinary_step_are_what_torch_counts(name: str) -> None:
+    found, counted = flops(captured_case(name), None)
+    assert found == pytest.approx(counted, rel=0.02)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_matrix_flops_of_a_private_step_are_what_torch_counts(name: str) -> None:
+    found, counted = flops(rewritten(captured_case(name)), 1.0)
+    assert found == pytest.approx(counted, rel=0.05)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_call_has_a_price(name: str) -> None:
+    model = rewritten(captured_case(name))
+    seconds = predict(model.joint.graph, HARDWARE["cpu"], 3)
+    calls = [node for node in model.joint.graph.nodes if node.op == "call_function"]
+    assert list(seconds) == calls and all(0 < spent < 1 for spent in seconds.values())
+    views = [seconds[node] for node in calls if is_view(node)]
+    assert views and max(views) < 3e-6
