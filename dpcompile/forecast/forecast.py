@@ -137,9 +137,8 @@ def bytes_of(budget: str | float) -> float:
     """Bytes from a number or a text such as "512 MiB", "2GB" or "1.5e9"."""
     if isinstance(budget, (int, float)) and not isinstance(budget, bool) and budget > 0:
         return float(budget)
-    found = (
-        re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([kmgt]?i?)b?\s*", budget, re.IGNORECASE) if isinstance(budget, str) else None
-    )
+    text = budget if isinstance(budget, str) else ""
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?(?:e[0-9]+)?)\s*([kmgt]?i?)b?\s*", text, re.IGNORECASE)
     if found is None or found[2].upper() not in UNITS:
         raise InvalidInput(f'memory_budget must be a number of bytes or a text such as "512 MiB" or "2 GB", got {budget!r}')
     return float(found[1]) * UNITS[found[2].upper()]

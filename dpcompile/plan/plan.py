@@ -5,7 +5,7 @@ A plan is data: it prints, compares, can be edited and passed back. Passes carry
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from dpcompile.ir.cost import Cost
@@ -70,7 +70,3 @@ class Plan:
     def save(self, path: str | Path) -> None:
         """Write the choices as JSON, to be edited or passed back as `plan=`."""
         self.saved().save(path)
-
-    def with_microbatch(self, size: int | None) -> Plan:
-        """The same choices in chunks of at most `size` examples."""
-        return replace(self, microbatch=size)

@@ -95,7 +95,7 @@ def fitting_options(site: Site, options: list[Option], declined: list[tuple[str,
 def is_asked(site: Site, strategy: Wanted, best: Option) -> bool:
     """Whether the user asked for this option's norm."""
     norm, _, _ = wanted_for(site, strategy)
-    return norm not in ("auto",) and norm == best.norm
+    return norm == best.norm
 
 
 def others(best: Option, options: Sequence[Option]) -> tuple[Option, ...]:
