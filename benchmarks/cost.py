@@ -22,6 +22,10 @@ from rich.progress import track
 from scipy.stats import spearmanr
 
 from benchmarks.cost_grid import Layer, grid
+from benchmarks.cost_models import Model, measure_models
+from benchmarks.cost_table import scatter, write
+from benchmarks.run import RESULTS, describe_machine
+from benchmarks.site_sizes import positions_of
 from dpcompile.analysis.example_axis import example_axis
 from dpcompile.analysis.sites import find_sites
 from dpcompile.batch import flatten_batch
@@ -92,13 +96,6 @@ def measure(layer: Layer, hardware: Hardware, rounds: int) -> Measured:
     return Measured(layer.name, layer.batch_size, predicted, medians, noise, f"{best.norm}+{best.sum}", *sizes)
 
 
-def positions_of(site: Any) -> tuple[float, float]:
-    """T and p * d, as the classical rules read them."""
-    contraction = site.terms[0].contraction
-    groups = contraction.geometry.groups if hasattr(contraction, "geometry") else 1
-    return float(contraction.positions), float(math.prod(site.shape)) / groups
-
-
 RULES = ("2T^2 <= pd", "always Gram", "always materialise")
 
 
@@ -134,24 +131,41 @@ def quantiles(regrets: Sequence[float]) -> dict[str, float]:
 def main(
     rounds: Annotated[int, typer.Option(min=3)] = 9,
     seconds: Annotated[float, typer.Option(help="Time for calibration.")] = 50.0,
-    output: Annotated[Path | None, typer.Option()] = None,
-    only: Annotated[str, typer.Option(help="Sites whose name contains this.")] = "",
+    only: Annotated[str, typer.Option(help="Sites whose name contains this; results are then not written.")] = "",
+    models: Annotated[bool, typer.Option(help="Whole models too.")] = True,
+    output: Annotated[Path, typer.Option(help="Folder for results.")] = RESULTS,
 ) -> None:
-    """Calibrate, measure the grid, print the figures."""
-    console = Console()
+    """Calibrate, measure the grid and the models, print the figures, write results/<machine>-cost.{json,md,svg}."""
+    console = Console(width=140)
     done = calibrate(HARDWARE["cpu"], CPU, seconds, lambda name: console.print(f"calibrating {name}", style="dim"))
     console.print(f"{done.measurements} measurements in {done.seconds:.0f} s, spread {done.spread:.1%}")
     layers = [layer for layer in grid() if only in layer.name]
     sites = [measure(layer, done.hardware, rounds) for layer in track(layers, console=console)]
+    whole = measure_models(done.hardware, rounds, lambda name: console.print(name, style="dim")) if models else []
     found = figures(sites)
+    print_all(console, found, sites, whole)
+    if not only:
+        machine = describe_machine("cpu")
+        calibration = {"spread": done.spread, "measurements": done.measurements}
+        document = {"machine": machine, "calibration": calibration, "figures": found,
+                    "sites": [asdict(site) for site in sites], "models": [asdict(model) for model in whole]}  # fmt: skip
+        (output / f"{machine['name']}-cost.json").write_text(json.dumps(document, indent=1) + "\n", encoding="ascii")
+        write(output / f"{machine['name']}-cost.md", document, whole)
+        scatter(output / f"{machine['name']}-cost.svg", sites)
+
+
+def print_all(console: Console, found: dict[str, Any], sites: Sequence[Measured], whole: Sequence[Model]) -> None:
+    """The figures, the sites with the largest regrets, and the models."""
     console.print(found)
     for site in sorted(sites, key=lambda s: -s.regret())[:15]:
         best = min(site.seconds, key=site.seconds.__getitem__)
         console.print(f"{site.regret():.0%} {site.name} B={site.batch_size}: {site.chosen} "
                       f"{site.predicted[site.chosen] * 1e3:.2f}/{site.seconds[site.chosen] * 1e3:.2f} ms, best {best} "
                       f"{site.predicted[best] * 1e3:.2f}/{site.seconds[best] * 1e3:.2f} ms", highlight=False)  # fmt: skip
-    if output:
-        output.write_text(json.dumps({"figures": found, "sites": [asdict(site) for site in sites]}, indent=1), encoding="ascii")
+    for model in whole:
+        ways = ", ".join(f"{name} {spent * 1e3:.1f}" for name, spent in model.seconds.items())
+        console.print(f"{model.title}: predicted {model.predicted * 1e3:.1f} ms; {ways}; regret {model.regret():.1%}, "
+                      f"noise {model.noise:.1%}", highlight=False)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -40,6 +41,7 @@ def explain(
     max_grad_norm: Annotated[float, typer.Option(help="The clip norm C.")] = 1.0,
     hardware: Annotated[str | None, typer.Option(help=f"Plan for one of {', '.join(HARDWARE)}.")] = None,
     memory_budget: Annotated[str | None, typer.Option(help='What the step may need, for example "2 GB".')] = None,
+    output: Annotated[Path | None, typer.Option(help="Also write the report here: .html, .json or .txt.")] = None,
     formula: Annotated[str | None, typer.Option(help="Print the prices of this parameter as formulas.")] = None,
 ) -> None:
     """Print the strategy table and the rewritten graph of the model that a factory makes."""
@@ -57,6 +59,8 @@ def explain(
             example_batch=tuple(batch),
         )
         prices = private.report().formula(formula) if formula else ""
+        if output is not None:
+            private.report().save(output)
     except DPCompileError as refusal:
         typer.echo(f"{type(refusal).__name__}: {refusal}", err=True)
         raise typer.Exit(1) from None
@@ -73,7 +77,11 @@ def calibrate(
     """Measure this machine, so that plans are made for it and not for a table's row; kept in the user's cache folder."""
     from dpcompile.measure.show import run_calibration  # noqa: PLC0415  (scipy's statistics take a second to load)
 
-    run_calibration(seconds, device)
+    try:
+        run_calibration(seconds, device)
+    except DPCompileError as refusal:
+        typer.echo(f"{type(refusal).__name__}: {refusal}", err=True)
+        raise typer.Exit(1) from None
 
 
 def load_factory(path: str) -> Callable[[int], tuple[Any, Any, Any]]:

@@ -14,6 +14,8 @@ from dpcompile.measure.cache import load, nearest_row
 from dpcompile.plan.plan import Plan
 from dpcompile.plan.saved import SavedPlan, load_plan
 
+SCHEDULES = ("auto", "one-pass", "two-pass", "microbatch")
+
 
 def positive(max_grad_norm: Any) -> float:
     """The clip norm as a positive finite number."""
@@ -31,8 +33,8 @@ def check_no_mask(mask: Tensor | None) -> None:
 
 def chunk_size(schedule: str, microbatch: int | None) -> int | None:
     """How many examples a chunk holds at most; None for the whole batch at once."""
-    if schedule not in ("auto", "one-pass", "microbatch"):
-        raise StrategyError(f"schedule={schedule!r} does not exist; use auto, one-pass or microbatch")
+    if schedule not in SCHEDULES:
+        raise StrategyError(f"schedule={schedule!r} does not exist; use one of {', '.join(SCHEDULES)}")
     if microbatch is not None and (not isinstance(microbatch, int) or isinstance(microbatch, bool) or microbatch < 1):
         raise InvalidInput(f"microbatch must be a positive integer, got {microbatch!r}")
     if schedule == "one-pass" and microbatch is not None:

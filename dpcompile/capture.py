@@ -15,6 +15,7 @@ from typing import Any
 
 import sympy
 import torch
+import torch.fx.traceback as fx_traceback
 from torch import Tensor, fx, nn
 from torch.func import functional_call, functionalize
 
@@ -26,7 +27,7 @@ from dpcompile.ir.graph import Input, JointGraph, size_expression
 from dpcompile.kernels.bags import RegularBags
 from dpcompile.kernels.recurrent import RecurrentSites
 from dpcompile.losses import Program, check_losses, public_name
-from dpcompile.provenance import SourceLines, annotated_modules, is_user_file, record_places
+from dpcompile.provenance import COTANGENT, SourceLines, annotated_modules, is_user_file, record_places
 from dpcompile.python_state import check_after, check_before
 from dpcompile.simplify import simplify
 from dpcompile.substitutes import Criteria, DenseGradients
@@ -132,7 +133,8 @@ class Differentiated(nn.Module):
         """Losses and their summed gradients."""
         losses = check_losses(self.program(*args, **kwargs), self.size)
         torch_private.keep_provenance(losses)
-        ones = torch.ones_like(losses)
+        with fx_traceback.annotate({COTANGENT: True}):
+            ones = torch.ones_like(losses)
         with torch.autocast(losses.device.type, enabled=False):  # as torch advises: backward follows forward's types
             if not self.reentrant:
                 return (

@@ -52,14 +52,15 @@ def dpcompile(
 
     loss: `loss(model, *batch, **kwargs) -> f[B]`; a criterion of torch.nn, applied to (model(*batch[:-1]), batch[-1])
     and reduced per example; or None if the model returns its per-example losses (f[B], or an object with .loss).
-    max_grad_norm: clip norm C > 0. strategy: "auto", one norm strategy, or {parameter name or glob: norm or (norm, sum)}.
-    schedule: "auto", "one-pass" or "microbatch" (chunks of at most `microbatch` examples, sums added). plan: a plan of
-    another module, or the file that one was saved to; it takes the place of strategy, and must fit the model. hardware: a
-    name in HARDWARE or a row, for planning; by default what `python -m dpcompile calibrate` has measured, or the nearest
-    row of the table. memory_budget: bytes, or a text such as "2 GB", that the step may need beyond model and batch; larger
-    batches than the first run in chunks. backend: "eager", "inductor" or "auto" (inductor on a GPU). batch_dim: where the
-    examples lie, an int or a pytree prefix with None for shared tensors. example_batch: trace now instead of at the
-    first call.
+    max_grad_norm: clip norm C > 0. strategy: "auto"; "autotune" (ways that are predicted within 20 % of the best are
+    measured here, and what was found is kept); one norm strategy; or {parameter or glob: norm or (norm, sum)}. schedule:
+    "auto", "one-pass", "two-pass" (backward runs a second time, on losses times clip factors) or "microbatch" (chunks of at
+    most `microbatch` examples, sums added). plan: a plan of another module, or the file that one was saved to; it takes the
+    place of strategy, and must fit the model. hardware: a name in HARDWARE or a row, for planning; by default what
+    `python -m dpcompile calibrate` has measured, or the nearest row of the table. memory_budget: bytes, or a text such as
+    "2 GB", that the step may need beyond model and batch; larger batches than the first run in chunks. backend: "eager",
+    "inductor" or "auto" (inductor on a GPU). batch_dim: where the examples lie, an int or a pytree prefix with None for
+    shared tensors. example_batch: trace now instead of at the first call.
 
     Raises InvalidInput and StrategyError here; BudgetError and the refusals of tracing and analysis come with the first
     call.
@@ -101,6 +102,8 @@ class PrivateModule(nn.Module):
         self.microbatch = chunk_size(schedule, microbatch or planned)
         self.batch_dim = batch_dim
         wanted = given.strategies() if given is not None else strategy
+        if strategy == "autotune" and hardware is not None:
+            raise StrategyError('strategy="autotune" measures this machine; leave hardware= out, or use strategy="auto"')
         row, note = (hardware, "") if isinstance(hardware, Hardware) else hardware_row(hardware, model)
         self.options = Options(wanted, schedule, self.microbatch, row, backend, given,
                                None if memory_budget is None else bytes_of(memory_budget), note)  # fmt: skip

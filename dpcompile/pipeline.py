@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from dpcompile.analysis.cuts import find_cuts
 from dpcompile.analysis.example_axis import example_axis
 from dpcompile.analysis.independence import check_independence
 from dpcompile.analysis.sites import find_sites
@@ -17,9 +18,10 @@ from dpcompile.forecast.forecast import Outlook
 from dpcompile.forecast.rewriting import Source
 from dpcompile.ir.graph import JointGraph
 from dpcompile.ir.printer import format_graph
-from dpcompile.ir.site import Site
+from dpcompile.ir.site import Cut, Site
 from dpcompile.ir.verifier import check
 from dpcompile.losses import Program
+from dpcompile.measure.tune import Tuned, tune
 from dpcompile.passes import PIPELINE
 from dpcompile.passes.narrow_backward import narrow_backward
 from dpcompile.passes.order import order_nodes
@@ -94,23 +96,35 @@ class Compiled:
     outlook: Outlook
 
 
-def analysed(program: Program, batch: Batch, recorder: Recorder) -> tuple[JointGraph, list[Site], list[str]]:
-    """The joint graph with its examples shown independent, its sites, and the parameters without gradient path."""
+@dataclass(frozen=True)
+class Analysed:
+    """A graph whose examples are shown independent, its sites and cuts, and the parameters without a gradient path."""
+
+    joint: JointGraph
+    sites: tuple[Site, ...]
+    cuts: tuple[Cut, ...]
+    unused: tuple[str, ...]
+
+
+def analysed(program: Program, batch: Batch, recorder: Recorder) -> Analysed:
+    """Capture and analyse."""
     with torch.inference_mode(False), torch.enable_grad():
         joint = capture(program, batch)
     recorder.keep("capture", joint)
     states = example_axis(joint)
     check_independence(joint, states, program, batch)
     sites, unused = find_sites(joint, states)
+    cuts = find_cuts(joint, states, sites)
     recorder.keep("analysis", joint)
-    return joint, sites, unused
+    return Analysed(joint, tuple(sites), cuts, tuple(unused))
 
 
 def compile_gradients(program: Program, batch: Batch, backend: str) -> GraphCall:
     """The short way to a callable that returns every example's own gradient."""
     recorder = Recorder()
-    joint, sites, _ = analysed(program, batch, recorder)
-    emit_per_example_gradients(joint, sites)
+    found = analysed(program, batch, recorder)
+    joint = found.joint
+    emit_per_example_gradients(joint, found.sites)
     order_nodes(joint)
     narrow_backward(joint)
     order_nodes(joint)
@@ -121,17 +135,27 @@ def compile_gradients(program: Program, batch: Batch, backend: str) -> GraphCall
 def compile_step(program: Program, batch: Batch, options: Options) -> Compiled:
     """Everything from the user's program to a callable, one named line per step."""
     recorder = Recorder()
-    joint, sites, unused = analysed(program, batch, recorder)
+    found = analysed(program, batch, recorder)
+    joint, unused = found.joint, found.unused
     if options.plan is not None:
-        options.plan.check(sites)
-    outlook = Outlook(
-        Source(joint, tuple(sites)), options.hardware, options.strategy, options.microbatch, runs_eagerly(options, batch)
-    )
+        options.plan.check(found.sites)
+    source = Source(joint, found.sites, found.cuts)
+    eager = runs_eagerly(options, batch)
+    tuned = tuned_for(source, batch.size, options)
+    strategy = options.strategy if tuned is None else "auto"
+    outlook = Outlook(source, options.hardware, strategy, options.microbatch, eager, options.schedule, tuned)
     plan = outlook.plan(batch.size, options.hardware, options.memory_budget, recorder.keep_attempt)
     rewritten = outlook.final(plan, recorder.keep_attempt)
     runner = Runner(rewritten, program, options.backend)
-    notes = (*joint.notes, *joint.constants, *([options.note] if options.note else []))
-    return Compiled(rewritten, plan, tuple(recorder.stages), runner, tuple(unused), notes, outlook)
+    notes = (*joint.notes, *joint.constants, *([options.note] if options.note else []), *(tuned.notes if tuned else ()))
+    return Compiled(rewritten, plan, tuple(recorder.stages), runner, unused, notes, outlook)
+
+
+def tuned_for(source: Source, batch_size: int, options: Options) -> Tuned | None:
+    """What was measured for strategy="autotune", in chunks of the size that the user gave."""
+    if options.strategy != "autotune":
+        return None
+    return tune(source.joint, source.sites, options.hardware, min(options.microbatch or batch_size, batch_size))
 
 
 def runs_eagerly(options: Options, batch: Batch) -> bool:

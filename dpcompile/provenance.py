@@ -6,7 +6,7 @@ import contextlib
 import linecache
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import FrameType
 from typing import Any
 
@@ -17,6 +17,9 @@ from torch.overrides import TorchFunctionMode
 
 from dpcompile.ir.graph import JointGraph
 from dpcompile.losses import Program, public_name
+
+COTANGENT = "cotangent_of_losses"
+"""Annotation of the node that backward starts from."""
 
 LIBRARIES = (os.path.dirname(torch.__file__), os.path.dirname(__file__), "<frozen", "<string>")
 
@@ -70,22 +73,35 @@ class SourceLines(TorchFunctionMode):
 
 
 def record_places(joint: JointGraph) -> None:
-    """Put `module_path` and `source_line` on every node; backward nodes take their forward node's by sequence number."""
+    """Put `module_path` and `source_line` on every node; backward nodes take their forward node's by sequence number.
+
+    torch.autograd.grad is called from one line, which says nothing of its nodes. Sums of gradients have no number of their
+    own but that of the losses; they belong to where the node before them does.
+    """
     places: dict[int, tuple[str, str]] = {}
+    is_backward, losses = False, -1
     for node in joint.graph.nodes:
-        annotation = node.meta.get("custom") or {}
-        if "module_path" not in annotation and "source_line" not in annotation:
+        annotation, number = node.meta.get("custom") or {}, node.meta.get("seq_nr", -1)
+        if COTANGENT in annotation:
+            is_backward, losses = True, number
+        if "module_path" not in annotation and (is_backward or "source_line" not in annotation):
             continue
         path, line = annotation.get("module_path", ""), annotation.get("source_line", "")
         place = public_name(path) if path != "model" else "", line
         node.meta["module_path"], node.meta["source_line"] = place
-        if node.meta.get("seq_nr") is not None:
-            places.setdefault(node.meta["seq_nr"], place)
-    last = ("", "")
+        places.setdefault(number, place)
+    spread_places(joint, {number: place for number, place in places.items() if number not in (-1, None)}, losses)
+
+
+def spread_places(joint: JointGraph, places: Mapping[int, tuple[str, str]], losses: int) -> None:
+    """Places for the nodes that have none: their forward node's, or those of the node before."""
+    last, is_backward = ("", ""), False
     for node in joint.graph.nodes:
         if node.op != "call_function":
             continue
-        path, line = places.get(node.meta.get("seq_nr", -1), last)
+        is_backward = is_backward or COTANGENT in (node.meta.get("custom") or {})
+        number = node.meta.get("seq_nr", -1)
+        path, line = last if is_backward and number == losses else places.get(number, last)
         node.meta.setdefault("module_path", path)
         node.meta.setdefault("source_line", line)
         last = node.meta["module_path"], node.meta["source_line"]

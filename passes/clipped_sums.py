@@ -1,14 +1,21 @@
-"""Replace every summed gradient by the clipped sum, without a second backward pass.
+"""Replace every summed gradient by the clipped sum, without a second backward pass unless the plan has a cut.
 
 Before                                              After (bookkeep)
   mm_1: f32[C, H] = mm(t_3, relu)                     contract: f32[C, H] = dp.contract(relu, grad_y, factors)
   t_4:  f32[H, C] = t(mm_1)                           t_5:      f32[H, C] = t(contract)
   return (losses, t_4, norms, factors)                return (losses, t_5, norms, factors)
 
+After, for what is behind the cut at grad_h (reweight)
+  scaled:   f32[B, H] = dp.scaled_examples(grad_h, factors)
+  mm_3:     f32[B, D] = mm(scaled, fc2.weight)            the nodes behind grad_h once more
+  t_6:      f32[H, B] = t(...)
+  mm_4:     f32[H, D] = mm(t_6, x)
+  return (losses, mm_4, norms, factors)
+
 Sound because backward is linear in the gradient of the losses: scaling example b's loss by its factor scales all its
 intermediate gradients by the same number (Bu et al. 2023, book-keeping), so the contraction of the scaled operands
 is the sum of factor * gradient. The tail from the contraction to the parameter is linear and is copied, without its
-conversions to half types.
+conversions to half types. All gradients behind a cut flow through it (`analysis.cuts`), so that scaling there is enough.
 """
 
 from __future__ import annotations
@@ -22,6 +29,7 @@ from dpcompile.ir.site import Contraction
 from dpcompile.plan.plan import Choice, Plan
 from dpcompile.strategies import NORMS, SUMS
 from dpcompile.strategies.emitter import Emitter
+from dpcompile.strategies.reweight import REWEIGHT, SecondBackward
 from dpcompile.strategies.tail import copied_tail
 
 
@@ -33,10 +41,17 @@ def emit_clipped_sums(joint: JointGraph, plan: Plan) -> None:
     emitter.anchor = joint.graph.output_node()
     sums: dict[fx.Node, fx.Node] = {}
     outputs = {key: joint.output(*key) for key in joint.outputs}
+    again = SecondBackward(plan.cut, factors, emitter) if plan.cut is not None else None
     for choice in reversed(plan.choices):  # in the order of the backward pass, so that operands are freed early
         for term in choice.site.terms:
             contraction = term.contraction
-            if contraction.node not in sums:
+            if contraction.node in sums:
+                continue
+            emitter.anchor = joint.graph.output_node()
+            if choice.option.sum == REWEIGHT.name:
+                assert again is not None, "a plan that reweights has a cut"
+                sums[contraction.node] = again.copy(contraction.node)
+            else:
                 sums[contraction.node] = clipped_sum(contraction, choice, factors, emitter)
         outputs["gradient", choice.site.parameter] = copied_tail(choice.site, sums, emitter)
     joint.replace_outputs(outputs)
@@ -47,5 +62,4 @@ def clipped_sum(contraction: Contraction, choice: Choice, factors: fx.Node, emit
     call = contraction.node.args[0] if contraction.node.target is operator.getitem else contraction.node
     assert isinstance(call, fx.Node)
     emitter.place = call.meta.get("module_path", ""), call.meta.get("source_line", "")
-    emitter.anchor = emitter.joint.graph.output_node()
     return SUMS[choice.option.sum].emit(contraction, NORMS[choice.option.norm], factors, emitter)

@@ -79,7 +79,7 @@ def test_forced_strategy_changes_nothing_but_the_way(case: Case, strategy: str) 
     assert strategy in str(private.report())
 
 
-@pytest.mark.parametrize("schedule", ["one-pass", "microbatch"])
+@pytest.mark.parametrize("schedule", ["one-pass", "two-pass", "microbatch"])
 @pytest.mark.parametrize("first", [0, 1, 2, 5])
 @pytest.mark.parametrize("case", FEW, ids=str)
 def test_one_object_serves_every_batch_size(case: Case, first: int, schedule: str) -> None:

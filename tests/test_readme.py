@@ -13,14 +13,17 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks.region_map import markdown, points
 from benchmarks.table import overview
 from dpcompile import MixedExamplesError
 from dpcompile.__main__ import app
+from dpcompile.cost.hardware import HARDWARE
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 RESULTS = ROOT / "benchmarks" / "results" / "intel-r-xeon-r-processor-2-cores.json"
 PEAKS = ROOT / "benchmarks" / "results" / "intel-r-xeon-r-processor-2-cores-peaks.md"
+COST = ROOT / "benchmarks" / "results" / "intel-r-xeon-r-processor-2-cores-cost.md"
 PINNED = importlib.metadata.version("torch").split("+")[0] == "2.13.0"
 REFUSED = """import torch
 from torch import nn
@@ -65,6 +68,8 @@ def outputs() -> dict[str, str]:
         "graph": fenced(private.print_readable(print_output=False)),
         "refusal": fenced(f"MixedExamplesError: {refusal.value}"),
         "peaks": PEAKS.read_text(encoding="utf-8"),
+        "cost": COST.read_text(encoding="utf-8"),
+        "regions": markdown(points(HARDWARE["p100"])),
         "measured": overview(json.loads(RESULTS.read_text(encoding="ascii"))["workloads"]),
     }
 

@@ -18,9 +18,10 @@ from zoo_networks import mlp
 
 from dpcompile import DPCompileError, VerificationError, dpcompile
 
-SCHEDULES = pytest.mark.parametrize("schedule", ["one-pass", "microbatch"])
+SCHEDULES = pytest.mark.parametrize("schedule", ["one-pass", "two-pass", "microbatch"])
 WAYS = pytest.mark.parametrize(
-    ("schedule", "backend"), [("one-pass", "eager"), ("microbatch", "eager"), ("one-pass", "inductor")]
+    ("schedule", "backend"),
+    [("one-pass", "eager"), ("two-pass", "eager"), ("microbatch", "eager"), ("one-pass", "inductor"), ("two-pass", "inductor")],
 )
 
 

@@ -9,6 +9,7 @@ launch            seconds to start one operation from Python
 efficiency        share of the peak that each form of matrix work reaches when it is large
 half_rate         size of a matrix product at which it runs at half of that
 units             processors that need a tile of work each (multiprocessors of a GPU)
+splits_sums       whether the libraries of the device split a long sum inside a matrix product over its processors
 cache             bytes of work that stay in the last cache, and the rate there; 0 where the table does not know
 curves            measured corrections by form; empty for rows of the table
 """
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dpcompile.cost.curve import Curve
 
@@ -36,6 +37,7 @@ class Hardware:
     fresh_bandwidth: float = math.inf
     half_rate: float = 0.0
     units: float = 0.0
+    splits_sums: bool = True
     cache: float = 0.0
     cache_bandwidth: float = 1.0
     curves: Mapping[str, Curve] = field(default_factory=dict)
@@ -82,10 +84,21 @@ CPU_EFFICIENCY = {
 }
 
 
+# cuDNN 7 and cuBLAS 9 on the P100: 8 x 40.1 GFLOP of VGG16's weight gradients as a grouped convolution took about 180 ms
+# (Rochette et al. 2020, table 1: crb less no-DP, with the ordinary weight gradients and less four passes over all
+# per-example gradients), and long sums ran on one processor.
+P100_EFFICIENCY = {**GPU_EFFICIENCY, "grouped convolution": 0.19}
+
+
 def gpu(name: str, memory: float, bandwidth: float, units: int, launch: float, source: str, **peaks: float) -> Hardware:
     """A row for a GPU: TFLOP/s by dtype."""
     rates = {dtype: peak * 1e12 for dtype, peak in peaks.items()}
     return Hardware(name, rates, bandwidth, memory, launch, source, GPU_EFFICIENCY, half_rate=32, units=units)
+
+
+def of_its_time(row: Hardware, efficiency: Mapping[str, float]) -> Hardware:
+    """A row with the libraries that its published measurements ran with."""
+    return replace(row, efficiency=efficiency, splits_sums=False)
 
 
 # Dense rates: half of those that the newer data sheets print for sparse operands.
@@ -105,8 +118,8 @@ ROWS = (
         float64=0.47, float32=30.3, tf32=60, bfloat16=121, float16=121),
     gpu("v100", 1.6e10, 9e11, 80, 6e-6, "https://www.nvidia.com/en-us/data-center/v100/ (SXM2); bfloat16 is emulated",
         float64=7.8, float32=15.7, bfloat16=15.7, float16=125),
-    gpu("p100", 1.6e10, 7.32e11, 56, 8e-6, "https://www.nvidia.com/en-us/data-center/tesla-p100/ (PCIe, 16 GB)",
-        float64=4.7, float32=9.3, bfloat16=9.3, float16=18.7),
+    of_its_time(gpu("p100", 1.6e10, 7.32e11, 56, 8e-6, "https://www.nvidia.com/en-us/data-center/tesla-p100/ (PCIe, 16 GB)",
+                    float64=4.7, float32=9.3, bfloat16=9.3, float16=18.7), P100_EFFICIENCY),
     gpu("rtx-4090", 2.4e10, 1.008e12, 128, 5e-6, "NVIDIA Ada GPU architecture, whitepaper, appendix A",
         float64=1.29, float32=82.6, tf32=82.6, bfloat16=165.2, float16=165.2),
 )  # fmt: skip

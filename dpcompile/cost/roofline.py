@@ -14,7 +14,8 @@ from dpcompile.cost.hardware import Hardware
 from dpcompile.ir.cost import Cost, Work
 
 TILE, DEPTH = 128, 1024
-"""Rows and columns of a product that one processor computes, and the length at which libraries split its sums."""
+"""Rows and columns of a product that one processor computes, and the length at which libraries split its sums (weight
+gradients of convolutions have always been split)."""
 
 
 def seconds(cost: Cost, hardware: Hardware, dtype: str = "float32") -> float:
@@ -24,9 +25,13 @@ def seconds(cost: Cost, hardware: Hardware, dtype: str = "float32") -> float:
 
 def work_seconds(work: Work, hardware: Hardware, dtype: str = "float32") -> float:
     """Predicted seconds of one kernel."""
-    curve = hardware.curves.get(work.form)
-    correction = curve.correction(work.features) if curve is not None else 1.0
-    return formula(work, hardware, dtype) * correction
+    uncorrected, curve = formula(work, hardware, dtype), hardware.curves.get(work.form)
+    return uncorrected if curve is None else uncorrected * curve.correction(place(work, uncorrected))
+
+
+def place(work: Work, uncorrected: float) -> tuple[float, ...]:
+    """Where a piece of work stands on its form's curve: its sizes, and its length in nanoseconds by the formula."""
+    return (*work.features, uncorrected * 1e9)
 
 
 def formula(work: Work, hardware: Hardware, dtype: str = "float32") -> float:
@@ -44,6 +49,7 @@ def rate(work: Work, hardware: Hardware, dtype: str = "float32") -> float:
         batch, m, n, k = work.product
         for size in (m, n, k):
             share *= size / (size + hardware.half_rate)
-        tiles = batch * math.ceil(m / TILE) * math.ceil(n / TILE) * math.ceil(k / DEPTH)
+        splits = math.ceil(k / DEPTH) if hardware.splits_sums or work.form == "convolution weight gradient" else 1
+        tiles = batch * math.ceil(m / TILE) * math.ceil(n / TILE) * splits
         share *= tiles / max(tiles, hardware.units, 1.0)
     return hardware.flops(dtype) * share

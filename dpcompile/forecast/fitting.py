@@ -8,48 +8,82 @@ may take SHARE times the ordinary step's memory, or ROOM bytes more; that is a p
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Final
 
 from dpcompile.ir.errors import BudgetError
+from dpcompile.ir.site import Cut
 from dpcompile.plan.plan import Plan
 
 SHARE: Final = 1.3
 ROOM: Final = 2.0**25
 ATTEMPTS: Final = 6
+FURTHER: Final = 2  # sizes that are tried beyond the first that fits
 WORTH: Final = 0.9  # a slower plan is taken for a preference only if it needs at most this share of the memory
 
-Choose = Callable[[int | None, float], Plan]
-Peak = Callable[[Plan], float]
+Choose = Callable[[int | None, float, Cut | None], Plan]
+Measure = Callable[[Plan], float]
 
 
-def preferred(choose: Choose, peak: Peak, microbatch: int | None, ordinary: float) -> Plan:
+def preferred(choose: Choose, peak: Measure, microbatch: int | None, ordinary: float, cut: Cut | None) -> Plan:
     """The fastest plan within the default budget, if there is one."""
     budget = max(SHARE * ordinary, ordinary + ROOM)
-    tried = list(tightened(choose, peak, microbatch, budget))
+    tried = list(tightened(choose, peak, microbatch, budget, cut))
     (fastest, most), (leanest, least) = tried[0], min(tried, key=lambda pair: pair[1])
     return leanest if least <= budget or least <= WORTH * most else fastest
 
 
-def within(choose: Choose, peak: Peak, microbatch: int | None, batch_size: int, budget: float) -> Plan:
-    """The fastest plan within the user's budget: the whole batch if possible, else in chunks as large as possible."""
-    needed = math.inf
-    for size in halved(min(microbatch or batch_size, batch_size)):
-        plan, found = min(tightened(choose, peak, size, budget), key=lambda pair: (pair[1] > budget, pair[0].seconds))
+@dataclass(frozen=True)
+class Ways:
+    """What a plan within a budget may change: chunk sizes from large to small, the cut that was asked for, others to try."""
+
+    sizes: tuple[int, ...]
+    asked: Cut | None = None
+    others: tuple[Cut, ...] = ()
+
+
+def within(choose: Choose, peak: Measure, seconds: Measure, ways: Ways, budget: float) -> Plan:
+    """The fastest of the plans within the user's budget: the whole batch, a second backward from a cut on, or chunks.
+
+    Chunks become smaller until one size fits, and twice more: smaller ones may stay in the cache. Where a size does not fit,
+    a second backward is tried.
+    """
+    fitting: list[Plan] = []
+    needed, left = math.inf, FURTHER
+    for size in ways.sizes:
+        plan, found = best(tightened(choose, peak, size, budget, ways.asked), budget)
         needed = min(needed, found)
         if found <= budget:
-            return plan
+            fitting.append(plan)
+            left -= 1
+        if left < 0:
+            break
+        if found <= budget:
+            continue
+        leanest = [choose(size, 0.0, cut) for cut in (ways.others if not fitting else ())]
+        fitting += [plan for plan in leanest if peak(plan) <= budget]
+        needed = min([needed, *map(peak, leanest)])
+    if fitting:
+        return min(fitting, key=seconds)
     raise BudgetError(
-        f"no plan stays within memory_budget ({budget / 1e6:.1f} MB): the leanest, one example at a time, is predicted to need "
-        f"{needed / 1e6:.1f} MB beyond model and batch. Raise memory_budget to that, or make the model or its inputs smaller"
+        f"no plan stays within memory_budget ({budget / 1e6:.1f} MB): the leanest, {size} example{'s' if size > 1 else ''} at a "
+        f"time, is predicted to need {needed / 1e6:.1f} MB beyond model and batch. Raise memory_budget to that, or make the "
+        "model or its inputs smaller"
     )
 
 
-def tightened(choose: Choose, peak: Peak, microbatch: int | None, budget: float) -> Iterator[tuple[Plan, float]]:
+def best(plans: Iterable[tuple[Plan, float]], budget: float) -> tuple[Plan, float]:
+    """The fastest of the plans within the budget, or the leanest."""
+    return min(plans, key=lambda pair: (pair[1] > budget, pair[0].seconds if pair[1] <= budget else pair[1]))
+
+
+def tightened(choose: Choose, peak: Measure, microbatch: int | None, budget: float,
+              cut: Cut | None) -> Iterator[tuple[Plan, float]]:  # fmt: skip
     """Plans that keep less and less, with their peaks, until one is within the budget or none keeps less."""
     limit = math.inf
     for _ in range(ATTEMPTS):
-        plan = choose(microbatch, limit)
+        plan = choose(microbatch, limit, cut)
         found = peak(plan)
         yield plan, found
         if found <= budget or plan.resident_bytes > limit:

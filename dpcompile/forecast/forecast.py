@@ -13,12 +13,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dpcompile.cost.hardware import HARDWARE, Hardware
-from dpcompile.forecast.fitting import preferred, within
+from dpcompile.forecast.fitting import Ways, halved, preferred, within
 from dpcompile.forecast.rewriting import Keep, Source, for_eager, nothing
 from dpcompile.ir.errors import InvalidInput
 from dpcompile.ir.graph import JointGraph
+from dpcompile.ir.site import Cut
+from dpcompile.measure.tune import Tuned
+from dpcompile.plan.cutting import asked_cut, worth_trying
 from dpcompile.plan.plan import Plan
-from dpcompile.plan.select import Wanted, choose
+from dpcompile.plan.select import EMPTY, Wanted, choose
 from dpcompile.predict.memory import bytes_of as bytes_of_node
 from dpcompile.predict.memory import memory
 from dpcompile.predict.nodes import predict
@@ -56,21 +59,45 @@ class Outlook:
     strategy: Wanted
     microbatch: int | None
     eager: bool = True
+    schedule: str = "auto"
+    tuned: Tuned | None = None
     steps: dict[Any, JointGraph] = field(default_factory=dict, compare=False, repr=False)
 
     def plan(self, batch_size: int, row: Hardware, budget: float | None, keep: Keep = nothing) -> Plan:
         """The fastest plan within a budget in bytes, or within the default preference."""
 
-        def chosen(chunk: int | None, limit: float) -> Plan:
-            return choose(self.source.sites, row, batch_size, self.strategy, chunk, limit)
+        def pick(chunk: int | None, limit: float, cut: Cut | None) -> Plan:
+            return self.chosen(batch_size, row, chunk, limit, cut)
 
         def peak(plan: Plan) -> float:
             return self.peak_bytes(plan, batch_size, keep)
 
+        def spent(plan: Plan) -> float:
+            return self.seconds(plan, row, batch_size)
+
         if budget is not None:
-            return within(chosen, peak, self.microbatch, batch_size, budget)
+            return within(pick, peak, spent, self.ways(batch_size), budget)
         size = min(self.microbatch or batch_size, batch_size)
-        return preferred(chosen, peak, self.microbatch, memory(self.source.joint, size).peak)
+        return preferred(pick, peak, self.microbatch, memory(self.source.joint, size).peak, self.asked)
+
+    def chosen(self, batch_size: int, row: Hardware, chunk: int | None, limit: float, cut: Cut | None) -> Plan:
+        """The best plan with what was measured, which holds for one batch size on one machine."""
+        size = min(chunk or batch_size, batch_size)
+        is_measured = self.tuned is not None and row is self.hardware and size == self.tuned.batch_size
+        measured = self.tuned.seconds if self.tuned is not None and is_measured else EMPTY
+        return choose(self.source.sites, row, batch_size, self.strategy, chunk, limit, cut, measured)
+
+    @property
+    def asked(self) -> Cut | None:
+        """The cut that the user wants."""
+        return asked_cut(self.schedule, self.strategy, self.source.sites, self.source.cuts)
+
+    def ways(self, batch_size: int) -> Ways:
+        """What may change to stay within a budget, as far as the schedule leaves it open."""
+        largest = min(self.microbatch or batch_size, batch_size)
+        sizes = tuple(halved(largest)) if self.schedule != "one-pass" else (largest,)
+        others = worth_trying(self.source.cuts) if self.schedule == "auto" and self.strategy == "auto" else ()
+        return Ways(sizes, self.asked, others)
 
     def forecast(self, batch_size: int, hardware: Hardware | None = None, budget: float | None = None) -> Forecast:
         """Plan, rewrite and predict."""
@@ -79,12 +106,15 @@ class Outlook:
 
     def of_plan(self, plan: Plan, row: Hardware, batch_size: int) -> Forecast:
         """Predict the step of a plan."""
-        joint = self.rewritten(plan)
-        size = min(plan.microbatch or batch_size, batch_size)
-        chunks = math.ceil(batch_size / size) if size else 0
-        spent = chunks * sum(predict(joint.graph, row, size).values())
+        spent = self.seconds(plan, row, batch_size)
         ordinary = sum(predict(self.source.joint.graph, row, batch_size).values())
         return Forecast(plan, row.name, batch_size, spent, ordinary, self.peak_bytes(plan, batch_size))
+
+    def seconds(self, plan: Plan, row: Hardware, batch_size: int) -> float:
+        """Predicted seconds of all chunks of a step."""
+        size = min(plan.microbatch or batch_size, batch_size)
+        chunks = math.ceil(batch_size / size) if size else 0
+        return chunks * sum(predict(self.rewritten(plan).graph, row, size).values())
 
     def peak_bytes(self, plan: Plan, batch_size: int, keep: Keep = nothing) -> float:
         """Predicted peak of one chunk, and of the sums that chunks are added up in."""
@@ -119,9 +149,12 @@ class Outlook:
         return largest(lambda size: self.leanest_peak(size) <= budget)
 
     def leanest_peak(self, batch_size: int) -> float:
-        """Predicted peak memory of the leanest plan for a batch that is taken at once."""
-        plan = choose(self.source.sites, self.hardware, batch_size, self.strategy, self.microbatch, 0.0)
-        return self.peak_bytes(plan, batch_size)
+        """Predicted peak memory of the leanest plan for a batch that is taken at once.
+
+        The plan that keeps least of its own may hold operands for longer, so the fastest one is looked at as well.
+        """
+        plans = [self.chosen(batch_size, self.hardware, self.microbatch, limit, self.asked) for limit in (0.0, math.inf)]
+        return min(self.peak_bytes(plan, batch_size) for plan in plans)
 
 
 def named(hardware: str | Hardware | None) -> Hardware | None:

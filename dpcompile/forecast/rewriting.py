@@ -9,7 +9,7 @@ from typing import Any
 from torch import fx
 
 from dpcompile.ir.graph import JointGraph
-from dpcompile.ir.site import Site
+from dpcompile.ir.site import Cut, Site
 from dpcompile.passes import PIPELINE
 from dpcompile.passes.order import order_nodes
 from dpcompile.passes.reuse_memory import reuse_memory
@@ -28,12 +28,13 @@ class Source:
 
     joint: JointGraph
     sites: tuple[Site, ...]
+    cuts: tuple[Cut, ...] = ()
 
     def rewritten(self, plan: Plan, keep: Keep = nothing) -> JointGraph:
         """The graph after all passes that every backend shares."""
-        joint, sites = copied(self.joint, self.sites)
+        joint, sites, cut = copied(self.joint, self.sites, plan.cut)
         by_name = {site.parameter: site for site in sites}
-        own = replace(plan, choices=tuple(replace(c, site=by_name[c.site.parameter]) for c in plan.choices))
+        own = replace(plan, choices=tuple(replace(c, site=by_name[c.site.parameter]) for c in plan.choices), cut=cut)
         for rewrite in PIPELINE:
             rewrite(joint, own)
             order_nodes(joint)
@@ -47,13 +48,13 @@ def for_eager(joint: JointGraph, keep: Keep = nothing) -> None:
     keep("reuse_memory", joint)
 
 
-def copied(joint: JointGraph, sites: Sequence[Site]) -> tuple[JointGraph, list[Site]]:
-    """A graph that can be rewritten; nodes keep their fake values, sites speak of the copies."""
+def copied(joint: JointGraph, sites: Sequence[Site], cut: Cut | None) -> tuple[JointGraph, list[Site], Cut | None]:
+    """A graph that can be rewritten; nodes keep their fake values, sites and the cut speak of the copies."""
     graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
     graph.output(graph.graph_copy(joint.graph, copies))
     module = fx.GraphModule(joint.module, graph)
     copy = replace(joint, module=module, inputs=list(joint.inputs), outputs=list(joint.outputs), notes=list(joint.notes))
-    return copy, [carried(site, copies) for site in sites]
+    return copy, [carried(site, copies) for site in sites], carried(cut, copies)
 
 
 def carried(item: Any, copies: dict[fx.Node, fx.Node]) -> Any:

@@ -172,3 +172,11 @@ class Site:
 
     def __str__(self) -> str:
         return f"{self.parameter}: {self.equation} {list(self.shape)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A place from which backward can be run a second time: all gradients of these parameters flow through `frontier`."""
+
+    frontier: Operand
+    parameters: tuple[str, ...]

@@ -74,7 +74,8 @@ def materialize_grouped(x: Tensor, g: Tensor, geometry: Geometry) -> Tensor:
     """Per-example gradients by one convolution with B*G groups, stride and dilation exchanged.
 
     Rochette et al. 2020 without their extra dimension, so that it also covers three: channels of the operand
-    become the batch, examples become groups, and the other operand is the kernel. Best for depthwise layers.
+    become the batch, examples become groups, and the other operand is the kernel. Best for depthwise layers. The
+    result is contiguous: norm and weighted sum would each copy it otherwise.
     """
     x, g = roles(widen(x), widen(g), geometry)
     batch, C, D, G = x.shape[0], x.shape[1], g.shape[1], geometry.groups
@@ -85,7 +86,7 @@ def materialize_grouped(x: Tensor, g: Tensor, geometry: Geometry) -> Tensor:
     out = torch.ops.aten.convolution(images, kernels, None, *swapped, False, zeros, batch * G)
     for dim, size in enumerate(geometry.kernel):  # a stride that does not divide leaves positions over
         out = out.narrow(2 + dim, 0, size)
-    result: Tensor = out.reshape(C // G, batch, D, *geometry.kernel).movedim(0, 2)
+    result: Tensor = out.reshape(C // G, batch, D, *geometry.kernel).movedim(0, 2).contiguous()
     return result
 
 

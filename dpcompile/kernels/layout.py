@@ -65,3 +65,9 @@ def total_per_example(x: Tensor, dim: int, outer: int, inner: int, dims: tuple[i
     sizes = math.prod(first.shape[d] for d in reduced)
     summed = first.sum(reduced, dtype=torch.promote_types(x.dtype, torch.float32)) if sizes != 1 else first
     return summed.reshape(first.shape[0], *shape)
+
+
+def scaled_examples(x: Tensor, factors: Tensor, dim: int, outer: int, inner: int) -> Tensor:
+    """x with every example multiplied by its factor; x: f[.., outer*B*inner, ..], factors: f[B]."""
+    along = factors.to(x.dtype).view(1, -1, 1).expand(outer, -1, inner).reshape(-1)
+    return x * along.view(-1, *(1,) * (x.dim() - dim - 1))

@@ -10,7 +10,7 @@ import re
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import platformdirs
 import torch
@@ -18,7 +18,7 @@ import torch
 from dpcompile.cost.hardware import HARDWARE, Hardware
 from dpcompile.measure.document import as_dictionary, from_dictionary
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 VARIABLE: Final = "DPCOMPILE_CACHE"
 """Environment variable that names another folder."""
 
@@ -42,10 +42,14 @@ def cpu_name() -> str:
     return found.group(1).strip() if found else platform.processor() or platform.machine()
 
 
+def digest(device: torch.device) -> str:
+    """A short name for device, versions and number of threads."""
+    return hashlib.sha256(json.dumps(identity(device), sort_keys=True).encode()).hexdigest()[:16]
+
+
 def path_for(device: torch.device) -> Path:
-    """The file of this device."""
-    digest = hashlib.sha256(json.dumps(identity(device), sort_keys=True).encode()).hexdigest()[:16]
-    return folder() / f"calibration-{digest}.json"
+    """The calibration's file of this device."""
+    return folder() / f"calibration-{digest(device)}.json"
 
 
 def nearest_row(device: torch.device) -> Hardware:
@@ -57,19 +61,23 @@ def nearest_row(device: torch.device) -> Hardware:
 
 
 def save(hardware: Hardware, spread: float, device: torch.device) -> Path:
-    """Write a calibration; a reader never sees half of it."""
-    target = path_for(device)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    """Write a calibration."""
     document = {
         "format": FORMAT,
         "identity": identity(device),
         "spread": spread,
         "hardware": as_dictionary(hardware),
     }
-    with tempfile.NamedTemporaryFile("w", dir=target.parent, delete=False, encoding="ascii") as file:
+    return written(path_for(device), document)
+
+
+def written(path: Path, document: Any) -> Path:
+    """Write JSON; a reader never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="ascii") as file:
         json.dump(document, file)
-    Path(file.name).replace(target)
-    return target
+    Path(file.name).replace(path)
+    return path
 
 
 def load(device: torch.device) -> tuple[Hardware | None, str]:

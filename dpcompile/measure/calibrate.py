@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +19,9 @@ from scipy.stats import qmc
 
 from dpcompile.cost.curve import Curve
 from dpcompile.cost.hardware import Hardware
-from dpcompile.cost.roofline import formula
+from dpcompile.cost.roofline import formula, place
 from dpcompile.ir.cost import Work
+from dpcompile.kernels.workspace import Workspace
 from dpcompile.measure.clock import Pace, copies, repeated, spread
 from dpcompile.measure.convolution_subjects import CONVOLUTIONS
 from dpcompile.measure.linear_subjects import LINEAR
@@ -56,7 +58,8 @@ def calibrate(row: Hardware, device: torch.device, seconds: float = 50.0, progre
         left = seconds - (time.perf_counter() - started)
         share = left * subject.share / sum(other.share for other in SUBJECTS[number:])
         curves[subject.work.form] = curve_of(subject, row, device, share, seed, noise, pace)
-    done = replace(row, name="this machine", curves=curves, source="measured by python -m dpcompile calibrate")
+    usual = {form: slowed(curve, pace.usual) for form, curve in curves.items()}
+    done = replace(row, name="this machine", curves=usual, source="measured by python -m dpcompile calibrate")
     count = sum(len(curve.points) for curve in curves.values())
     return Calibration(done, statistics.median(noise), time.perf_counter() - started, count)
 
@@ -82,20 +85,31 @@ def curve_of(subject: Subject, row: Hardware, device: torch.device, seconds: flo
     started = time.perf_counter()
     for sizes, work in drawn(subject, row, seed):
         samples = pace.corrected(lambda sizes=sizes: measured(subject, sizes, device))  # type: ignore[misc]
-        points.append(tuple(math.log2(max(feature, 1.0)) for feature in work.features))
-        logarithms.append(math.log(statistics.median(samples) / formula(work, row)))
+        uncorrected = formula(work, row)
+        points.append(tuple(math.log2(max(size, 1.0)) for size in place(work, uncorrected)))
+        logarithms.append(math.log(statistics.median(samples) / uncorrected))
         noise.append(spread(samples))
         if time.perf_counter() - started > seconds and len(points) > 2 * len(work.features):
             break
     return Curve(tuple(points), tuple(logarithms))
 
 
+def slowed(curve: Curve, factor: float) -> Curve:
+    """A curve of a machine that is slower throughout."""
+    return replace(curve, logarithms=tuple(logarithm + math.log(factor) for logarithm in curve.logarithms))
+
+
 def measured(subject: Subject, sizes: dict[str, int], device: torch.device) -> list[float]:
     """Seconds of some calls at these sizes."""
     first = subject.operands(sizes, device)
     used = sum(x.nbytes for x in first if isinstance(x, torch.Tensor))
-    sets = [first] + [subject.operands(sizes, device) for _ in range(copies(used) - 1)]
+    sets = [first] + [with_workspace_of(first, subject.operands(sizes, device)) for _ in range(copies(used) - 1)]
     return repeated(subject.run, sets, device, CALLS)
+
+
+def with_workspace_of(first: tuple[Any, ...], operands: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Operands whose result goes into the same memory as the first ones': a step keeps it."""
+    return tuple(own if isinstance(own, Workspace) else other for own, other in zip(first, operands, strict=True))
 
 
 def drawn(subject: Subject, row: Hardware, seed: int) -> Iterator[tuple[dict[str, int], Work]]:

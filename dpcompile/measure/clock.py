@@ -51,23 +51,30 @@ class Pace:
     """How fast the machine is at the moment: a product of known size is timed before and after every measurement.
 
     Shared machines change their pace by tens of per cent within seconds, which no number of repetitions averages away; the
-    two products share it with the measurement between them.
+    two products share it with the measurement between them. `usual` is the median of all readings so far.
     """
 
     SIZE: int = 512
 
     def __init__(self, flops: float, device: torch.device) -> None:
-        self.usual = 2 * self.SIZE**3 / flops
+        self.expected = 2 * self.SIZE**3 / flops
+        self.readings: list[float] = []
         self.device = device
         self.matrix = torch.full((self.SIZE, self.SIZE), 0.5, device=device)
 
     def now(self) -> float:
         """Seconds of the product, relative to its seconds at the rate of the hardware row."""
         samples = [once(torch.mm, (self.matrix, self.matrix), self.device) for _ in range(3)]
-        return statistics.median(samples) / self.usual
+        self.readings.append(statistics.median(samples) / self.expected)
+        return self.readings[-1]
+
+    @property
+    def usual(self) -> float:
+        """The median of all readings."""
+        return statistics.median(self.readings)
 
     def corrected(self, measure: Callable[[], list[float]]) -> list[float]:
-        """Samples as they would be at the usual pace."""
+        """Samples as they would be at the rate of the hardware row."""
         before = self.now()
         samples = measure()
         slow = (before + self.now()) / 2

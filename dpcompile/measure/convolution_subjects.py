@@ -16,8 +16,14 @@ from dpcompile.strategies import fused, gram, materialize, sums
 IMAGES = {"B": (1, 256), "side": (2, 64), "C": (3, 1024), "D": (8, 1024), "kernel": (1, 8), "stride": (1, 2), "grouping": (1, 8)}
 
 
+def usual(channels: int) -> int:
+    """Three channels of an image, or a multiple of sixteen: libraries have kernels of their own for these."""
+    return 3 if channels < 8 else max(16, round(channels / 16) * 16)
+
+
 def completed(drawn: dict[str, int]) -> dict[str, int] | None:
     """Sizes per group; every eighth draw is depthwise, every eighth has four groups."""
+    drawn = {**drawn, "C": usual(drawn["C"]), "D": max(usual(drawn["D"]), 16)}
     kernel = drawn["kernel"] - 1 + drawn["kernel"] % 2  # odd
     stride = drawn["stride"] if kernel > 1 else 1
     groups = {1: drawn["C"], 2: 4}.get(drawn["grouping"], 1)
@@ -48,7 +54,7 @@ def completed_groups(drawn: dict[str, int]) -> dict[str, int] | None:
 
 def completed_depthwise(drawn: dict[str, int]) -> dict[str, int] | None:
     """One channel per group."""
-    return completed({**drawn, "grouping": 1, "kernel": max(drawn["kernel"], 3)})
+    return completed({**drawn, "grouping": 1})
 
 
 def completed_unfolded(drawn: dict[str, int]) -> dict[str, int] | None:
@@ -99,7 +105,7 @@ CONVOLUTIONS = (
         completed,
         share=HEAVY,
     ),
-    Subject(materialize.GROUPED, IMAGES, images, convolution.materialize_grouped, completed_groups, share=HEAVY),
+    Subject(materialize.GROUPED, IMAGES, images, convolution.materialize_grouped, completed_groups, share=2 * HEAVY),
     Subject(materialize.DEPTHWISE, IMAGES, images, convolution.materialize_grouped, completed_depthwise, share=HEAVY),
     Subject(fused.CONVOLUTION, IMAGES, images, convolution.sqnorm_materialized, completed, share=HEAVY),
     Subject(

@@ -12,7 +12,7 @@ from dpcompile.cost.hardware import Hardware
 def as_dictionary(row: Hardware) -> dict[str, Any]:
     """A row as JSON holds it."""
     plain = {name: getattr(row, name) for name in ("name", "bandwidth", "memory", "launch", "source", "half_rate", "units",
-             "cache", "cache_bandwidth")}  # fmt: skip
+             "splits_sums", "cache", "cache_bandwidth")}  # fmt: skip
     fresh = None if math.isinf(row.fresh_bandwidth) else row.fresh_bandwidth
     tables = {"peak_flops": dict(row.peak_flops), "efficiency": dict(row.efficiency), "fresh_bandwidth": fresh}
     curves = {form: {"points": curve.points, "logarithms": curve.logarithms} for form, curve in row.curves.items()}

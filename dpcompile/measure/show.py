@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import tempfile
+from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from dpcompile.measure.cache import cpu_name, nearest_row, save
+from dpcompile.ir.errors import InvalidInput
+from dpcompile.measure.cache import VARIABLE, cpu_name, folder, nearest_row, save
 from dpcompile.measure.calibrate import SUBJECTS, Calibration
 from dpcompile.measure.calibrate import calibrate as measure
 
@@ -18,8 +21,9 @@ BUSY = 0.1
 
 
 def run_calibration(seconds: float, device: str) -> None:
-    """Measure the device and keep the result."""
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    """Measure the device and keep the result; InvalidInput where there is no such device, or no place to keep it."""
+    place = present(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    check_writable(folder())
     with tqdm(total=len(SUBJECTS) + 1, desc="calibrating", leave=False) as bar:
 
         def progress(name: str) -> None:
@@ -33,6 +37,25 @@ def run_calibration(seconds: float, device: str) -> None:
     for line in summary(found):
         console.print(line, highlight=False, soft_wrap=True)
     console.print(f"kept in {path}", highlight=False, soft_wrap=True)
+
+
+def present(name: str) -> torch.device:
+    """A device that this torch can run on."""
+    known = ["cpu", *([f"cuda:{index}" for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else [])]
+    if (name != "cuda" and name not in known) or (name == "cuda" and len(known) == 1):
+        raise InvalidInput(f"there is no device {name!r} here; use one of {', '.join(known)}")
+    return torch.device(name)
+
+
+def check_writable(place: Path) -> None:
+    """Refuse before a minute is spent on what could not be kept."""
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InvalidInput(f"calibrations cannot be kept in {place} ({reason}); name another folder in {VARIABLE}") from error
 
 
 def summary(found: Calibration) -> list[str]:

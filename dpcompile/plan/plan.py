@@ -9,18 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dpcompile.ir.cost import Cost
-from dpcompile.ir.site import Site
+from dpcompile.ir.site import Cut, Site
 from dpcompile.plan.saved import SavedChoice, SavedPlan
 
 
 @dataclass(frozen=True)
 class Option:
-    """One way for one site: strategies, cost in numbers, predicted seconds."""
+    """One way for one site: strategies, cost in numbers, seconds that are predicted or were measured."""
 
     norm: str
     sum: str
     cost: Cost
     seconds: float
+    measured: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,17 @@ class Choice:
 
 @dataclass(frozen=True)
 class Plan:
-    """All choices, the schedule (chunk size m, None = the whole batch at once) and what they were made for."""
+    """All choices, the schedule, and what they were made for.
+
+    microbatch: chunk size m; None takes the whole batch at once. cut: where backward is run a second time from, for the
+    parameters whose sum is "reweight"; None keeps books for all of them.
+    """
 
     choices: tuple[Choice, ...]
     hardware: str
     batch_size: int
     microbatch: int | None = None
+    cut: Cut | None = None
 
     @property
     def seconds(self) -> float:

@@ -3,31 +3,42 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 
 from dpcompile.cost.hardware import Hardware
 from dpcompile.cost.prices import sizes_of
 from dpcompile.cost.roofline import seconds
 from dpcompile.ir.cost import Cost
 from dpcompile.ir.errors import StrategyError
-from dpcompile.ir.site import Site
+from dpcompile.ir.site import Cut, Site
 from dpcompile.plan.budget import fastest_within, leanest
 from dpcompile.plan.plan import Choice, Option, Plan
 from dpcompile.strategies import NORMS, SUMS
 from dpcompile.strategies.emitter import dtype_of
+from dpcompile.strategies.reweight import REWEIGHT
 from dpcompile.strategies.strategy import NormStrategy, SumStrategy
 
 Wanted = str | Mapping[str, str | tuple[str, str]]
+Way = tuple[str, str, str]
+"""Parameter, norm, sum."""
+EMPTY: Mapping[Way, float] = MappingProxyType({})
 
 
 def choose(sites: Sequence[Site], hardware: Hardware, batch_size: int, strategy: Wanted = "auto",
-           microbatch: int | None = None, limit: float = math.inf) -> Plan:  # fmt: skip
+           microbatch: int | None = None, limit: float = math.inf, cut: Cut | None = None,
+           measured: Mapping[Way, float] = EMPTY) -> Plan:  # fmt: skip
     """The plan for these sites on this hardware at this batch size: the fastest that keeps at most `limit` bytes until the
-    clipped sums, or the leanest if none does."""
+    clipped sums, or the leanest if none does; backward runs a second time behind `cut`; `measured` seconds take the place
+    of predicted ones."""
     check_names(strategy, sites)
     size = min(microbatch or batch_size, max(batch_size, 1))
-    possible = [options_of(site, hardware, size) for site in sites]
+    behind = set(cut.parameters) if cut is not None else set()
+    priced = [options_of(site, hardware, size, site.parameter in behind) for site in sites]
+    possible = [(with_measured(site, options, measured), no) for site, (options, no) in zip(sites, priced, strict=True)]
     wanted = [
         fitting_options(site, options, declined, wanted_for(site, strategy))
         for site, (options, declined) in zip(sites, possible, strict=True)
@@ -44,7 +55,7 @@ def choose(sites: Sequence[Site], hardware: Hardware, batch_size: int, strategy:
             f"({'; '.join(sorted(filter(None, reasons)))}). "
             'Use strategy="auto", or another of ' + ", ".join(NORMS)
         )
-    return Plan(choices, hardware.name, batch_size, microbatch)
+    return Plan(choices, hardware.name, batch_size, microbatch, cut)
 
 
 def check_names(strategy: Wanted, sites: Sequence[Site]) -> None:
@@ -57,7 +68,8 @@ def check_names(strategy: Wanted, sites: Sequence[Site]) -> None:
     )
     for name in names:
         if name not in ("auto", *NORMS, *SUMS):
-            raise StrategyError(f"there is no strategy {name!r}; norms: auto, {', '.join(NORMS)}; sums: {', '.join(SUMS)}")
+            known = f"use auto or autotune; norms: {', '.join(NORMS)}; sums: {', '.join(SUMS)}"
+            raise StrategyError(f"there is no strategy {name!r}; {known}")
     if not isinstance(strategy, str):
         for pattern in strategy:
             if not any(fnmatchcase(site.parameter, pattern) for site in sites):
@@ -103,8 +115,10 @@ def others(best: Option, options: Sequence[Option]) -> tuple[Option, ...]:
     return tuple(option for option in options if option is not best)
 
 
-def options_of(site: Site, hardware: Hardware, batch_size: int) -> tuple[list[Option], list[tuple[str, str]]]:
-    """Every norm with every sum that fits it, priced, and the reasons of those that do not fit."""
+def options_of(site: Site, hardware: Hardware, batch_size: int,
+               again: bool = False) -> tuple[list[Option], list[tuple[str, str]]]:  # fmt: skip
+    """Every norm with every sum that fits it, priced, and the reasons of those that do not fit; with `again` the sum comes
+    from a second backward."""
     options: list[Option] = []
     declined: list[tuple[str, str]] = []
     sizes, dtype = sizes_of(site, batch_size), str(dtype_of(site.gradient)).removeprefix("torch.")
@@ -113,8 +127,8 @@ def options_of(site: Site, hardware: Hardware, batch_size: int) -> tuple[list[Op
         if reason is not None:
             declined.append((norm.name, reason))
             continue
-        for total in SUMS.values():
-            reasons = [total.declines(term.contraction, norm) for term in site.terms]
+        for total in (REWEIGHT,) if again else SUMS.values():
+            reasons = [None if again else total.declines(term.contraction, norm) for term in site.terms]
             refused = next((r for r in reasons if r is not None), None)
             if refused is not None:
                 declined.append((f"{norm.name}+{total.name}", refused))
@@ -122,6 +136,15 @@ def options_of(site: Site, hardware: Hardware, batch_size: int) -> tuple[list[Op
             cost = cost_of(site, norm, total).at(sizes)
             options.append(Option(norm.name, total.name, cost, seconds(cost, hardware, dtype)))
     return options, declined
+
+
+def with_measured(site: Site, options: list[Option], measured: Mapping[Way, float]) -> list[Option]:
+    """Measured seconds where there are any; predictions of the others are off by as much as those of the measured ones."""
+    found = {o: measured[site.parameter, o.norm, o.sum] for o in options if (site.parameter, o.norm, o.sum) in measured}
+    if not found:
+        return options
+    off = statistics.median(spent / option.seconds for option, spent in found.items())
+    return [replace(o, seconds=found[o], measured=True) if o in found else replace(o, seconds=off * o.seconds) for o in options]
 
 
 def cost_of(site: Site, norm: NormStrategy, total: SumStrategy) -> Cost:
@@ -142,6 +165,7 @@ def reason(best: Option, options: Sequence[Option], asked: bool) -> str:
         return "the only way"
     second = min(rest, key=lambda option: option.seconds)
     ratio = second.seconds / max(best.seconds, 1e-12)
+    how = "measured" if best.measured and second.measured else "predicted"
     if ratio < 1:
-        return f"keeps less memory than {second.norm}+{second.sum}, which is predicted {1 / ratio:.2f}x faster"
-    return f"{second.norm}+{second.sum} is predicted {ratio:.1f}x slower"
+        return f"keeps less memory than {second.norm}+{second.sum}, which is {how} {1 / ratio:.2f}x faster"
+    return f"{second.norm}+{second.sum} is {how} {ratio:.{1 if ratio >= 1.05 else 2}f}x slower"

@@ -23,10 +23,14 @@ from dpcompile.predict.sizes import operands, results
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes at every node, in the order in which they run, and what stays between steps."""
+    """Bytes at every node, in the order in which they run, and what stays between steps.
+
+    largest: at the peak, the bytes of every live result, and what the running node's kernel works in.
+    """
 
     at: dict[fx.Node, float]
     kept: float
+    largest: dict[fx.Node, float]
 
     @property
     def peak(self) -> float:
@@ -48,23 +52,28 @@ def memory(joint: JointGraph, batch_size: int) -> Memory:
             kept += bytes_of(node, batch_size)
             held.add(owner)
         size[owner] = max(size.get(owner, 0.0), bytes_of(node, batch_size))
-    return Memory(walk(joint, aliases, size, held, batch_size), kept)
+    found, largest = walk(joint, aliases, size, held, batch_size)
+    return Memory(found, kept, largest)
 
 
 def walk(
     joint: JointGraph, aliases: Aliases, size: dict[fx.Node, float], held: set[fx.Node], batch_size: int
-) -> dict[fx.Node, float]:
-    """Live bytes while each node runs; what is `held` belongs to the caller or to a workspace."""
+) -> tuple[dict[fx.Node, float], dict[fx.Node, float]]:
+    """Live bytes while each node runs, and whose they are at the peak; what is `held` belongs to the caller or a workspace."""
     live: dict[fx.Node, float] = {}
     found: dict[fx.Node, float] = {}
+    largest: dict[fx.Node, float] = {}
     for node in joint.graph.nodes:
         owner = aliases.class_of(node)
         if node.op == "call_function" and owner not in held:
             live[owner] = size[owner]
-        found[node] = sum(live.values()) + inside(node, batch_size) + parts(node, batch_size)
+        working = inside(node, batch_size) + parts(node, batch_size)
+        found[node] = sum(live.values()) + working
+        if found[node] > sum(largest.values()):
+            largest = {**live, node: live.get(node, 0.0) + working}
         for gone in [other for other in live if aliases.last[other] <= aliases.place[node]]:
             del live[gone]
-    return found
+    return found, largest
 
 
 def bytes_of(node: fx.Node, batch_size: int) -> float:
@@ -117,6 +126,11 @@ def two_operands(node: fx.Node, batch_size: int) -> float:
     return float(operands(node, batch_size)[0].bytes)
 
 
+def own_result(node: fx.Node, batch_size: int) -> float:
+    """The result before it is brought into order."""
+    return float(sum(shape.bytes for shape in results(node, batch_size)))
+
+
 def unfolded_chunks(node: fx.Node, batch_size: int) -> float:
     """Some examples' windows, beside those of the examples before them."""
     x, g = operands(node, batch_size)[:2]
@@ -132,6 +146,7 @@ INSIDE: dict[Callable[..., Any], Callable[[fx.Node, int], float]] = {
     convolution.contract: narrower,
     convolution.materialize_unfold: unfolded_chunks,
     convolution.contract_unfolded: narrower,
+    convolution.materialize_grouped: own_result,
     dense.sqnorm_gram: tiles,
     convolution.sqnorm_gram_unfolded: tiles,
     dense.sqnorm_materialized: one_workspace,

@@ -1,20 +1,24 @@
-"""The strategy table: one row per parameter, identical layers folded."""
+"""The report: as a table to read, as JSON, as a page; identical layers folded."""
 
 from __future__ import annotations
 
 import io
-import re
-from collections.abc import Sequence
+import json
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from dpcompile.cost.hardware import Hardware
 from dpcompile.forecast.forecast import Forecast, Outlook
-from dpcompile.plan.plan import Choice, Plan
+from dpcompile.ir.errors import InvalidInput
+from dpcompile.plan.plan import Plan
+from dpcompile.report.document import Facts, document
+from dpcompile.report.fold import folded
 from dpcompile.report.formula import formula
+from dpcompile.report.shares import ordinary_shares, private_shares
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,30 @@ class Report:
         """The largest batch whose predicted peak memory stays within a budget (bytes, or a text such as "2 GB")."""
         return self.outlook.max_batch_size(memory_budget)
 
+    @cached_property
+    def facts(self) -> Facts:
+        """Everything that the JSON document and the page are made from."""
+        ordinary, private = ordinary_shares(self.outlook, self.plan.batch_size), private_shares(self.outlook, self.plan)
+        return Facts(self.plan, self.outlook, self.backend, self.max_grad_norm, self.notes, self.unused, ordinary, private)
+
+    def json(self) -> str:
+        """The report as JSON; its fields and their version are described in dpcompile.report.document."""
+        return json.dumps(document(self.facts), indent=1) + "\n"
+
+    def html(self) -> str:
+        """The report as one self-contained page with plots and the rewritten graph."""
+        from dpcompile.report.page import page  # noqa: PLC0415  (matplotlib takes half a second to load)
+
+        return page(self.facts)
+
+    def save(self, path: str | Path) -> None:
+        """Write the report as its ending says: .html, .json, or .txt."""
+        forms = {".html": self.html, ".json": self.json, ".txt": self.__str__}
+        made = forms.get(Path(path).suffix)
+        if made is None:
+            raise InvalidInput(f"a report is saved as {', '.join(forms)}, not as {str(path)!r}")
+        Path(path).write_text(made(), encoding="utf-8")
+
     def __str__(self) -> str:
         text = io.StringIO()
         console = Console(file=text, width=150, force_terminal=False)
@@ -67,11 +95,20 @@ class Report:
         table = Table(title=f"strategies for {self.plan.hardware}, B={self.plan.batch_size}{chunk}, backend {self.backend}")
         for name in ("parameter", "equation", "shape", "norm", "sum", "us", "kept MB", "why"):
             table.add_column(name, justify="right" if name in ("us", "kept MB") else "left", overflow="fold")
-        for names, choice in folded(self.plan.choices):
+        for names, (choice, *_) in folded(self.plan.choices):
             option = choice.option
             table.add_row(names, choice.site.equation, "x".join(map(str, choice.site.shape)) or "scalar", option.norm, option.sum,
                           f"{option.seconds * 1e6:.0f}", f"{option.cost.resident_bytes / 1e6:.2f}", choice.why)  # fmt: skip
         return table
+
+    def second_backward(self) -> list[str]:
+        """Where backward runs a second time from."""
+        cut = self.plan.cut
+        return (
+            []
+            if cut is None
+            else [f"backward runs a second time from {cut.frontier.node} on, for {len(cut.parameters)} parameters"]
+        )
 
     def footer(self) -> list[str]:
         """Totals, sensitivity, and what the user should know."""
@@ -79,33 +116,9 @@ class Report:
             f"predicted: {self.plan.seconds * 1e3:.2f} ms for norms and clipped sums, "
             f"{self.plan.resident_bytes / 1e6:.1f} MB kept",
             f"predicted step: {self.forecast}",
+            *self.second_backward(),
             f"sensitivity of grads (add or remove one example): {self.max_grad_norm:g}; "
             "losses, norms and factors are not private",
         ]
         lines += [f"note: {name} has no gradient path; its gradient is zero" for name in self.unused]
         return lines + [f"note: {note}" for note in self.notes]
-
-
-def folded(choices: Sequence[Choice]) -> list[tuple[str, Choice]]:
-    """Rows of equal layers merged: blocks.0.fc.weight and blocks.1.fc.weight become blocks.{0,1}.fc.weight."""
-    groups: dict[tuple[object, ...], list[Choice]] = {}
-    for choice in choices:
-        pattern = re.sub(r"\d+", "#", choice.site.parameter)
-        key = (
-            pattern,
-            choice.site.equation,
-            choice.site.shape,
-            choice.option.norm,
-            choice.option.sum,
-            round(choice.option.seconds * 1e9),
-        )
-        groups.setdefault(key, []).append(choice)
-    return [(folded_name([c.site.parameter for c in group]), group[0]) for group in groups.values()]
-
-
-def folded_name(names: list[str]) -> str:
-    """One name for several that differ in numbers only."""
-    if len(names) == 1:
-        return names[0]
-    columns = zip(*(re.split(r"(\d+)", name) for name in names), strict=True)
-    return "".join(parts[0] if len(set(parts)) == 1 else "{" + ",".join(dict.fromkeys(parts)) + "}" for parts in columns)

@@ -11,7 +11,7 @@ import math
 import sympy
 from torch import fx
 
-from dpcompile.ir.cost import BLOCKS, BYTES, D_IN, D_OUT, GROUPS, TAPS, B, Cost, T, Work
+from dpcompile.ir.cost import BLOCKS, BYTES, D_IN, D_OUT, GROUPS, T_IN, TAPS, B, Cost, T, Work
 from dpcompile.ir.site import Convolution, Dense, Site
 from dpcompile.kernels import convolution, dense
 from dpcompile.strategies.emitter import Emitter, dtype_of
@@ -54,7 +54,7 @@ UNFOLD = Cost(
             bytes_moved=2 * BYTES * B * GROUPS * T * D_IN,
             fresh_bytes=BYTES * B * GROUPS * T * D_IN,
             launches=6,
-            features=(B * GROUPS * D_IN / TAPS, T, TAPS),
+            features=(B * GROUPS * D_IN / TAPS, T, TAPS, T_IN / T),  # the last: the stride
         ),
     ),
     resident_bytes=BYTES * B * GROUPS * T * D_IN,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sympy
 
-from dpcompile.ir.cost import BYTES, D_IN, D_OUT, ELEMENTS, GROUPS, PARAMETERS, TAPS, WIDTH, B, Cost, T, Work
+from dpcompile.ir.cost import BYTES, D_IN, D_OUT, ELEMENTS, GROUPS, PARAMETERS, T_IN, TAPS, WIDTH, B, Cost, T, Work
 from dpcompile.ir.site import ChannelScale, Contraction, Convolution, Dense, LayerScale, Opaque, Rows, Site, Total
 from dpcompile.kernels import reduction, workspace
 from dpcompile.strategies.emitter import Emitter
@@ -48,10 +48,10 @@ def grouped_work(form: str) -> Work:
         form,
         matrix_flops=2 * UNFOLDED * D_OUT,
         bytes_moved=BYTES * B * GROUPS * (T * (D_IN / TAPS + D_OUT) + D_IN * D_OUT),
-        fresh_bytes=KEPT,
-        launches=10,
+        fresh_bytes=2 * KEPT,
+        launches=11,
         product=(B * GROUPS, D_OUT, D_IN, T),
-        features=(B * GROUPS, T, D_IN / TAPS, D_OUT, TAPS),
+        features=(B * GROUPS, T, D_IN / TAPS, D_OUT, TAPS, T_IN / T),  # the last: the stride
     )
 
 

@@ -11,12 +11,17 @@ from captured import captured
 from measured_layers import MODELS
 from zoo_case import squares
 
-from dpcompile import dpcompile
+from dpcompile import InvalidInput, dpcompile
+from dpcompile.cost.curve import Curve
 from dpcompile.cost.hardware import HARDWARE, Hardware
 from dpcompile.ir.cost import Work
+from dpcompile.kernels import dense
+from dpcompile.kernels.workspace import Workspace
 from dpcompile.measure import cache
-from dpcompile.measure.calibrate import SUBJECTS, calibrate, drawn
+from dpcompile.measure.calibrate import SUBJECTS, Calibration, calibrate, drawn, slowed, with_workspace_of
+from dpcompile.measure.clock import Pace
 from dpcompile.measure.document import as_dictionary, from_dictionary
+from dpcompile.measure.show import run_calibration, summary
 from dpcompile.plan.select import options_of
 
 CPU = torch.device("cpu")
@@ -81,3 +86,37 @@ def test_a_corrupt_cache_is_reported_and_not_used(text: str, tmp_path: Path, mon
 def test_without_a_calibration_the_report_says_so() -> None:
     private = dpcompile(torch.nn.Linear(3, 2), loss=lambda m, x: m(x).square().sum(1), example_batch=(torch.randn(2, 3),))
     assert "table's row cpu" in str(private.report())
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "file" / "below"))
+    with pytest.raises(InvalidInput, match=r"below .*DPCOMPILE_CACHE"):
+        run_calibration(5.0, "cpu")
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "mps"])
+def test_a_device_that_is_not_there_is_refused_with_those_that_are(device: str) -> None:
+    with pytest.raises(InvalidInput, match=rf"no device '{device}' here; use one of cpu"):
+        run_calibration(5.0, device)
+
+
+def test_a_busy_machine_is_told_from_a_quiet_one(measured: Hardware) -> None:
+    busy, quiet = (" ".join(summary(Calibration(measured, spread, 50.0, 100))) for spread in (0.3, 0.01))
+    assert "spread 30.0%" in busy and "busy" in busy and "busy" not in quiet
+
+
+def test_what_was_measured_at_another_pace_is_brought_to_the_usual_one() -> None:
+    pace = Pace(1e9, CPU)
+    pace.readings += [2.0, 3.0, 2.0]
+    assert pace.usual == 2.0
+    curve = Curve(((1.0,), (2.0,)), (0.0, 0.5))
+    assert slowed(curve, pace.usual).logarithms == pytest.approx((math.log(2), 0.5 + math.log(2)))
+
+
+def test_a_workspace_is_shared_by_all_sets_of_operands() -> None:
+    first, second = (Workspace(dense.materialize), torch.ones(1)), (Workspace(dense.materialize), torch.zeros(1))
+    shared = with_workspace_of(first, second)
+    assert shared[0] is first[0] and shared[1] is second[1]

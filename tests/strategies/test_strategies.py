@@ -150,7 +150,7 @@ def test_every_norm_applies_somewhere_and_declines_elsewhere_with_a_reason(norm:
         assert any(answer and len(answer.split()) > 2 for answer in answers)
 
 
-@pytest.mark.parametrize("total", SUMS)
+@pytest.mark.parametrize("total", [total for total in SUMS if total != "reweight"])  # which is a matter of the whole graph
 def test_every_sum_applies_somewhere_and_declines_elsewhere_with_a_reason(total: str) -> None:
     pairs = [(term.contraction, norm) for site in all_sites() for term in site.terms for norm in NORMS.values()]
     answers = {SUMS[total].declines(contraction, norm) for contraction, norm in pairs}

@@ -1,0 +1,96 @@
+"""Where the backward pass can be run a second time from: places through which all further gradients flow.
+
+A gradient of the losses flows backward through every node that depends on the losses' own cotangent, `ones_like(losses)`.
+A node n of these is a cut if all gradients that are computed behind it depend on them through n alone: the residual stream
+between two blocks, for example, but not a node inside of a block that a residual connection passes by. Scaling n by the
+clip factors and running what is behind it once more then gives the clipped sums of the parameters there (Lee and Kifer
+2021, section 5, beyond the cut).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import fx
+
+from dpcompile.ir.axis import Batched
+from dpcompile.ir.graph import JointGraph, value
+from dpcompile.ir.randomness import has_draws
+from dpcompile.ir.site import Cut, Operand, Site
+from dpcompile.provenance import COTANGENT
+from dpcompile.rules.rule import Result
+
+
+def find_cuts(joint: JointGraph, states: Mapping[fx.Node, Result], sites: Sequence[Site]) -> tuple[Cut, ...]:
+    """All cuts, from the losses on: no two with the same parameters behind them, no two at the same value."""
+    flowing = gradients_of_losses(joint)
+    contractions = {term.contraction.node for site in sites for term in site.terms}
+    needed = ancestors(contractions) & flowing
+    order = [node for node in joint.graph.nodes if node in needed]
+    found: dict[tuple[str, ...], Cut] = {}  # the last place for equal parameters
+    for index, node in narrow_places(order, contractions):
+        behind = set(order[index + 1 :])
+        names = tuple(s.parameter for s in sites if all(t.contraction.node in behind for t in s.terms))
+        operand = frontier(node, states)
+        if names and operand is not None and can_run_again(behind):
+            found[names] = Cut(operand, names)
+    most = {cut.frontier.node: cut for cut in reversed(found.values())}  # the most parameters for equal places
+    return tuple(reversed(most.values()))
+
+
+def gradients_of_losses(joint: JointGraph) -> set[fx.Node]:
+    """All nodes that depend on the losses' cotangent; none where capture could not mark it."""
+    flowing = {node for node in joint.graph.nodes if COTANGENT in (node.meta.get("custom") or {}) and node.op == "call_function"}
+    for node in joint.graph.nodes:
+        if node.op == "call_function" and any(source in flowing for source in node.all_input_nodes):
+            flowing.add(node)
+    return flowing
+
+
+def ancestors(nodes: Iterable[fx.Node]) -> set[fx.Node]:
+    """The nodes and everything that they are computed from."""
+    found: set[fx.Node] = set()
+    stack = list(nodes)
+    while stack:
+        node = stack.pop()
+        if node not in found:
+            found.add(node)
+            stack += node.all_input_nodes
+    return found
+
+
+def narrow_places(order: Sequence[fx.Node], contractions: set[fx.Node]) -> Iterable[tuple[int, fx.Node]]:
+    """Places behind which only one of the values before is still read."""
+    place = {node: index for index, node in enumerate(order)}
+    last = {node: max((place[user] for user in node.users if user in place), default=-1) for node in order}
+    live: set[fx.Node] = set()
+    for index, node in enumerate(order):
+        live = {other for other in live if last[other] > index}
+        if last[node] > index:
+            live.add(node)
+        if len(live) == 1:
+            (only,) = live
+            if only not in contractions:
+                yield index, only
+
+
+def frontier(node: fx.Node, states: Mapping[fx.Node, Result]) -> Operand | None:
+    """A value with one gradient per example, and where its examples lie."""
+    state = states[node]
+    if not isinstance(state, Batched) or not isinstance(node.meta["val"], torch.Tensor):
+        return None
+    return Operand(node, state.dim, state.outer, state.inner) if value(node).dtype.is_floating_point else None
+
+
+def can_run_again(nodes: set[fx.Node]) -> bool:
+    """No random draw, which would come out differently, and no half type, in which sums would be rounded."""
+    fakes = [fake for node in nodes for fake in results(node)]
+    return not has_draws(nodes) and not any(fake.dtype in (torch.bfloat16, torch.float16) for fake in fakes)
+
+
+def results(node: fx.Node) -> list[torch.Tensor]:
+    """The tensors that a node returns."""
+    values = node.meta.get("val")
+    several = values if isinstance(values, (tuple, list)) else [values]
+    return [item for item in several if isinstance(item, torch.Tensor)]

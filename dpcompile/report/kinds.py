@@ -1,0 +1,59 @@
+"""What every node of a step is there for: the ordinary passes, the norms, or the clipped sums."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from torch import fx
+
+from dpcompile.analysis.cuts import ancestors, gradients_of_losses
+from dpcompile.ir.graph import JointGraph
+from dpcompile.kernels import cross_entropy, scale
+
+FORWARD, BACKWARD, WEIGHTS, NORMS, SUMS = "forward", "backward", "weight gradients", "norms", "clipped sums"
+KINDS: Final = (FORWARD, BACKWARD, WEIGHTS, NORMS, SUMS)
+
+
+def kinds_of_ordinary(joint: JointGraph, contractions: set[fx.Node]) -> dict[fx.Node, str]:
+    """The captured graph: what depends on the losses' cotangent is backward, from the contractions on weight gradients."""
+    flowing, weights = gradients_of_losses(joint), set(contractions)
+    for node in joint.graph.nodes:
+        if node.op == "call_function" and any(source in weights for source in node.all_input_nodes):
+            weights.add(node)
+    return {n: WEIGHTS if n in weights else BACKWARD if n in flowing else FORWARD for n in called(joint)}
+
+
+def kinds_of_private(joint: JointGraph, ordinary: JointGraph) -> dict[fx.Node, str]:
+    """The rewritten graph: what was captured keeps its kind, what depends on the factors is a sum, other new nodes are norms."""
+    known = {node.name for node in ordinary.graph.nodes}
+    flowing, factors = gradients_of_losses(joint), joint.output("clip_factors")
+    needed = ancestors([factors] if factors is not None else [])
+    after: set[fx.Node] = set()
+    kinds: dict[fx.Node, str] = {}
+    for node in called(joint):
+        if node is factors or any(source in after for source in node.all_input_nodes):
+            after.add(node)
+        if node in after and node is not factors:
+            kinds[node] = SUMS
+        elif node.name in known or is_fused_ordinary(node):
+            kinds[node] = BACKWARD if node in flowing else FORWARD
+        else:
+            kinds[node] = NORMS if node in needed else SUMS
+    return kinds
+
+
+def called(joint: JointGraph) -> list[fx.Node]:
+    """The nodes that compute something."""
+    return [node for node in joint.graph.nodes if node.op == "call_function"]
+
+
+def is_fused_ordinary(node: fx.Node) -> bool:
+    """A fused form of ordinary operations, or one of its results."""
+    targets = [node.target, *(source.target for source in node.all_input_nodes if node.name.startswith("getitem"))]
+    return any(target in FUSED for target in targets if not isinstance(target, str))
+
+
+FUSED: Final = (
+    cross_entropy.row_statistics, cross_entropy.cross_entropy, cross_entropy.cross_entropy_backward,
+    cross_entropy.cross_entropy_backward_, scale.group_norm_backward,
+)  # fmt: skip
