@@ -137,11 +137,12 @@ def main(
 ) -> None:
     """Calibrate, measure the grid and the models, print the figures, write results/<machine>-cost.{json,md,svg}."""
     console = Console(width=140)
-    done = calibrate(HARDWARE["cpu"], CPU, seconds, lambda name: console.print(f"calibrating {name}", style="dim"))
+    console.print(f"calibrating for {seconds:.0f} s", style="dim")
+    done = calibrate(HARDWARE["cpu"], CPU, seconds)
     console.print(f"{done.measurements} measurements in {done.seconds:.0f} s, spread {done.spread:.1%}")
     layers = [layer for layer in grid() if only in layer.name]
     sites = [measure(layer, done.hardware, rounds) for layer in track(layers, console=console)]
-    whole = measure_models(done.hardware, rounds, lambda name: console.print(name, style="dim")) if models else []
+    whole = measure_models(done, rounds, lambda name: console.print(name, style="dim")) if models else []
     found = figures(sites)
     print_all(console, found, sites, whole)
     if not only:

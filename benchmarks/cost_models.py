@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from benchmarks.cases import CASES, MAX_GRAD_NORM, Case
-from benchmarks.measure import interleaved
-from benchmarks.methods import ordinary_eager
+from benchmarks.methods import Step, ordinary_eager
 from benchmarks.site_sizes import positions_of
 from dpcompile import PrivateModule, StrategyError, dpcompile
 from dpcompile.cost.hardware import Hardware
+from dpcompile.measure.calibrate import Calibration
+from dpcompile.measure.clock import Pace, once
 
+CPU = torch.device("cpu")
 AGAIN, ORDINARY = "auto again", "ordinary"
 
 
@@ -39,14 +41,26 @@ class Model:
         return regret if regret > self.noise else 0.0
 
 
-def measure_model(case: Case, hardware: Hardware, rounds: int) -> Model:
+def paced(steps: Mapping[str, Step], rounds: int, done: Calibration) -> dict[str, list[float]]:
+    """Seconds of every step in every round at the pace of the calibration, each behind an untimed one of its own."""
+    pace = Pace(done.hardware.flops("float32"), CPU)
+    samples: dict[str, list[float]] = {name: [] for name in steps}
+    names = list(steps)
+    for number in range(rounds):
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            steps[name]()
+            (spent,) = pace.corrected(lambda name=name: [once(steps[name], (), CPU)])  # type: ignore[misc]
+            samples[name].append(spent * done.pace)
+    return samples
+
+
+def measure_model(case: Case, done: Calibration, rounds: int) -> Model:
     """Our choice, twice, and everything that a user could have forced, interleaved."""
-    model, (x, y) = case.model("cpu"), case.batch("cpu")
+    model, (x, y), hardware = case.model("cpu"), case.batch("cpu"), done.hardware
     made = {"auto": private(case, model, hardware), **forced(case, model, hardware, x, y)}
-    threads = torch.get_num_threads()
-    steps = {name: (step_of(module, x, y), threads) for name, module in [*made.items(), (AGAIN, made["auto"])]}
-    steps[ORDINARY] = (ordinary_eager(case, model, x, y), threads)
-    samples = interleaved(steps, rounds, "cpu")
+    steps: dict[str, Step] = {name: step_of(module, x, y) for name, module in [*made.items(), (AGAIN, made["auto"])]}
+    steps[ORDINARY] = ordinary_eager(case, model, x, y)
+    samples = paced(steps, rounds, done)
     medians = {name: statistics.median(found) for name, found in samples.items()}
     again, ordinary = medians.pop(AGAIN), medians.pop(ORDINARY)
     noise, forecast = abs(math.log(again / medians["auto"])), made["auto"].report().forecast
@@ -89,10 +103,10 @@ def step_of(module: PrivateModule, x: Tensor, y: Tensor) -> Callable[[], Mapping
     return lambda: module(x, y).grads
 
 
-def measure_models(hardware: Hardware, rounds: int, progress: Callable[[str], None]) -> list[Model]:
+def measure_models(done: Calibration, rounds: int, progress: Callable[[str], None]) -> list[Model]:
     """All workloads of `make bench`."""
     found = []
     for name, case in CASES.items():
         progress(name)
-        found.append(measure_model(case, hardware, rounds))
+        found.append(measure_model(case, done, rounds))
     return found

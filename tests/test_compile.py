@@ -16,10 +16,11 @@ from zoo import ZOO
 from zoo_calling import RANDOM
 from zoo_case import Case, squares
 
-from dpcompile import dpcompile
+from dpcompile import StrategyError, dpcompile
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported")
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
+WITHOUT_CUT: set[str] = set()  # cases whose gradients flow through no single value
 FEW_NAMES = (
     "linear on sequences", "conv2d grouped", "module tie", "layer norm", "LSTM", "MLP", "nested inputs",
 )  # fmt: skip
@@ -58,6 +59,25 @@ def test_step_equals_the_loop_in_float64_whole_and_in_chunks(case: Case) -> None
         private.load_state_dict(state)  # a step may have moved buffers
         error, found = worst(private, case, torch.float64)
         assert error < TOLERANCE[torch.float64], (chunk, found)
+
+
+@pytest.mark.parametrize("case", ZOO, ids=str)
+def test_two_passes_equal_the_loop_or_there_is_no_cut(case: Case) -> None:
+    private = compiled(case, torch.float64, schedule="two-pass")
+    try:
+        error, found = worst(private, case, torch.float64)
+    except StrategyError as refusal:
+        assert "second time" in str(refusal) and case.name in WITHOUT_CUT
+        return
+    assert error < TOLERANCE[torch.float64 if is_double(private) else torch.float32], found
+    assert private.plan.cut is not None and case.name not in WITHOUT_CUT
+
+
+def is_double(private: Any) -> bool:
+    """Whether the whole graph computes in float64; some models compute parts in float32 whatever their parameters are."""
+    values = [node.meta.get("val") for node in private.graph_module.graph.nodes]
+    floats = [value.dtype for value in values if isinstance(value, torch.Tensor) and value.dtype.is_floating_point]
+    return torch.float32 not in floats
 
 
 @pytest.mark.parametrize("case", ZOO, ids=str)

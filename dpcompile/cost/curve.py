@@ -14,6 +14,9 @@ from functools import cached_property, lru_cache
 import numpy as np
 from scipy.interpolate import RBFInterpolator
 
+ALIKE = 1e-2
+"""Share of its range by which a size may differ from a combination of others and still count as one."""
+
 SMOOTHING = 0.05
 """Of the interpolation; chosen so that a measurement is believed to about 5 %."""
 
@@ -44,11 +47,27 @@ class Curve:
         return RBFInterpolator(self.scaled(np.asarray(self.points)), np.asarray(self.logarithms), smoothing=SMOOTHING,
                                kernel="linear", degree=1)  # fmt: skip
 
-    def scaled(self, points: np.ndarray) -> np.ndarray:
-        """Points with every size inside the box and between 0 and 1; a size that never varied is left out."""
+    @cached_property
+    def independent(self) -> list[int]:
+        """The sizes that say something new: one that never varied, or that others determine, would make the fit singular."""
+        unit = self.within_box(np.asarray(self.points))
+        kept, known = list[int](), np.ones((len(unit), 1))
+        for index in range(unit.shape[1]):
+            column = unit[:, index : index + 1]
+            rest = column - known @ np.linalg.lstsq(known, column, rcond=None)[0]
+            if np.linalg.norm(rest) > ALIKE * np.sqrt(len(unit)):
+                kept.append(index)
+                known = np.hstack([known, column])
+        return kept
+
+    def within_box(self, points: np.ndarray) -> np.ndarray:
+        """Points with every size inside the box and between 0 and 1."""
         low, high = self.box
-        varied = high > low
-        return ((np.clip(points, low, high) - low) / np.where(varied, high - low, 1.0))[:, varied]
+        return (np.clip(points, low, high) - low) / np.where(high > low, high - low, 1.0)
+
+    def scaled(self, points: np.ndarray) -> np.ndarray:
+        """Points as the fit takes them."""
+        return self.within_box(points)[:, self.independent]
 
 
 @lru_cache(maxsize=65536)

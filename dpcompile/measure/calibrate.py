@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ from dpcompile.measure.ordinary_subjects import ORDINARY
 from dpcompile.measure.subject import Subject
 
 SUBJECTS = (*LINEAR, *CONVOLUTIONS, *ORDINARY)
+Progress = Callable[[str, float], None]
 LONGEST = 0.012  # predicted seconds of one call
 LARGEST = 1.5e8  # bytes of operands
 CALLS = 3
@@ -36,32 +37,84 @@ CALLS = 3
 
 @dataclass(frozen=True)
 class Calibration:
-    """A measured machine. spread: median over all measurements of the half distance of their quartiles."""
+    """A measured machine.
+
+    spread: median over all measurements of the half distance of their quartiles. pace: the usual reading of the clock's
+    reference product while it was measured, which the row's seconds are for.
+    """
 
     hardware: Hardware
     spread: float
     seconds: float
     measurements: int
+    pace: float = 1.0
 
 
-def calibrate(row: Hardware, device: torch.device, seconds: float = 50.0, progress: Callable[[str], None] = lambda name: None,
+def calibrate(row: Hardware, device: torch.device, seconds: float = 50.0, progress: Progress = lambda name, share: None,
               seed: int = 0) -> Calibration:  # fmt: skip
-    """Curves for all kernels on this device, on top of a row with measured rates."""
+    """Curves for all kernels on this device, on top of a row with measured rates.
+
+    progress(kernel, share of the time that has passed) is called before every measurement.
+    """
     started = time.perf_counter()
-    progress("rates")
+    progress("rates", 0.0)
     row = measured_rates(row, device)
     pace = Pace(row.flops("float32"), device)
-    curves: dict[str, Curve] = {}
-    noise: list[float] = []
-    for number, subject in enumerate(SUBJECTS):
-        progress(subject.work.form)
-        left = seconds - (time.perf_counter() - started)
-        share = left * subject.share / sum(other.share for other in SUBJECTS[number:])
-        curves[subject.work.form] = curve_of(subject, row, device, share, seed, noise, pace)
-    usual = {form: slowed(curve, pace.usual) for form, curve in curves.items()}
-    done = replace(row, name="this machine", curves=usual, source="measured by python -m dpcompile calibrate")
-    count = sum(len(curve.points) for curve in curves.values())
-    return Calibration(done, statistics.median(noise), time.perf_counter() - started, count)
+    series = [Series(subject, drawn(subject, row, seed)) for subject in SUBJECTS]
+    while (left := next_of(series, time.perf_counter() - started < seconds)) is not None:
+        progress(left.subject.work.form, min((time.perf_counter() - started) / seconds, 1.0))
+        left.measure(row, device, pace)
+    curves = {one.subject.work.form: slowed(one.curve(), pace.usual) for one in series}
+    done = replace(row, name="this machine", curves=curves, source="measured by python -m dpcompile calibrate")
+    noise = statistics.median(number for one in series for number in one.noise)
+    count = sum(len(one.points) for one in series)
+    return Calibration(done, noise, time.perf_counter() - started, count, pace.usual)
+
+
+@dataclass
+class Series:
+    """The measurements of one kernel so far, and the sizes that are still to come."""
+
+    subject: Subject
+    sizes: Iterator[tuple[dict[str, int], Work]]
+    points: list[tuple[float, ...]] = field(default_factory=list)
+    logarithms: list[float] = field(default_factory=list)
+    noise: list[float] = field(default_factory=list)
+    spent: float = 0.0
+    is_done: bool = False
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether a curve can be fitted."""
+        return self.is_done or (bool(self.points) and len(self.points) > 2 * len(self.points[0]))
+
+    def measure(self, row: Hardware, device: torch.device, pace: Pace) -> None:
+        """One more point."""
+        started = time.perf_counter()
+        found = next(self.sizes, None)
+        if found is None:
+            self.is_done = True
+            return
+        sizes, work = found
+        samples, uncorrected = pace.corrected(lambda: measured(self.subject, sizes, device)), formula(work, row)
+        self.points.append(tuple(math.log2(max(size, 1.0)) for size in place(work, uncorrected)))
+        self.logarithms.append(math.log(statistics.median(samples) / uncorrected))
+        self.noise.append(spread(samples))
+        self.spent += time.perf_counter() - started
+
+    def curve(self) -> Curve:
+        """What was found."""
+        return Curve(tuple(self.points), tuple(self.logarithms))
+
+
+def next_of(series: Sequence[Series], is_time_left: bool) -> Series | None:
+    """The kernel that has had the least of its share of the time; when time is over, one that has too few points.
+
+    Kernels take turns, because a machine that is shared is slow for seconds at a time: what hit one kernel alone would make
+    it look worse than the others, and the choice is between them.
+    """
+    waiting = [one for one in series if not one.is_done and (is_time_left or not one.is_enough)]
+    return min(waiting, key=lambda one: one.spent / one.subject.share, default=None)
 
 
 def measured_rates(row: Hardware, device: torch.device) -> Hardware:
@@ -75,23 +128,6 @@ def measured_rates(row: Hardware, device: torch.device) -> Hardware:
     factor = peak / row.peak_flops["float32"]
     rates = {dtype: rate * factor for dtype, rate in row.peak_flops.items()}
     return replace(row, peak_flops=rates, bandwidth=bandwidth, launch=launch)
-
-
-def curve_of(subject: Subject, row: Hardware, device: torch.device, seconds: float, seed: int, noise: list[float],
-             pace: Pace) -> Curve:  # fmt: skip
-    """Measurements of one kernel within a time."""
-    points: list[tuple[float, ...]] = []
-    logarithms: list[float] = []
-    started = time.perf_counter()
-    for sizes, work in drawn(subject, row, seed):
-        samples = pace.corrected(lambda sizes=sizes: measured(subject, sizes, device))  # type: ignore[misc]
-        uncorrected = formula(work, row)
-        points.append(tuple(math.log2(max(size, 1.0)) for size in place(work, uncorrected)))
-        logarithms.append(math.log(statistics.median(samples) / uncorrected))
-        noise.append(spread(samples))
-        if time.perf_counter() - started > seconds and len(points) > 2 * len(work.features):
-            break
-    return Curve(tuple(points), tuple(logarithms))
 
 
 def slowed(curve: Curve, factor: float) -> Curve:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from dpcompile.ir.errors import InvalidInput
 from dpcompile.measure.cache import VARIABLE, cpu_name, folder, nearest_row, save
-from dpcompile.measure.calibrate import SUBJECTS, Calibration
+from dpcompile.measure.calibrate import Calibration
 from dpcompile.measure.calibrate import calibrate as measure
 
 BUSY = 0.1
@@ -24,11 +24,11 @@ def run_calibration(seconds: float, device: str) -> None:
     """Measure the device and keep the result; InvalidInput where there is no such device, or no place to keep it."""
     place = present(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     check_writable(folder())
-    with tqdm(total=len(SUBJECTS) + 1, desc="calibrating", leave=False) as bar:
+    with tqdm(total=100, desc="calibrating", leave=False, bar_format="{l_bar}{bar}| {postfix}") as bar:
 
-        def progress(name: str) -> None:
-            bar.set_postfix_str(name)
-            bar.update()
+        def progress(name: str, share: float) -> None:
+            bar.set_postfix_str(name, refresh=False)
+            bar.update(int(100 * share) - bar.n)
 
         found = measure(nearest_row(place), place, seconds, progress)
     path = save(found.hardware, found.spread, place)

@@ -2,6 +2,21 @@
 
 The schema is versioned: readers check `schema` and `version`; a version changes when a field changes its meaning or goes,
 not when one is added. Seconds, bytes and FLOPs are numbers without prefixes.
+
+    schema, version        "dpcompile-report", 1
+    made_with              versions of dpcompile and torch
+    hardware               the row that prices come from; measured: by calibration on this machine
+    batch_size, microbatch examples of a step, and at a time (null: all)
+    second_backward_from   the node that backward runs a second time from (null: one backward)
+    sensitivity            of the clipped sum
+    ordinary, private      predicted seconds and peak bytes of both steps, whole and by kind (`report.kinds`)
+    sites                  one entry per group of equal layers: parameters, equation, shape, sizes by symbol, the chosen way,
+                           why, the runner-up, the other ways by time, and what is not possible and why
+    notes                  what the user should know
+    without_gradient       parameters that no loss depends on
+
+A way has norm, sum, seconds (measured: by autotuning, otherwise predicted), resident_bytes, workspace_bytes, matrix_flops,
+other_flops and bytes_moved, for one of the equal layers and one chunk.
 """
 
 from __future__ import annotations
@@ -103,6 +118,7 @@ def priced(option: Option) -> dict[str, Any]:
         "norm": option.norm,
         "sum": option.sum,
         "seconds": option.seconds,
+        "measured": option.measured,
         "resident_bytes": cost.resident_bytes,
         "workspace_bytes": cost.workspace_bytes,
         "matrix_flops": cost.total("matrix_flops"),

@@ -47,6 +47,15 @@ def test_outside_it_stays_at_the_border() -> None:
     assert curve.correction((0.001, 2**4)) == curve.correction((1, 2**4))
 
 
+def test_sizes_that_determine_each_other_do_no_harm() -> None:
+    random = np.random.default_rng(0)
+    x, y = random.uniform(0, 8, (2, 60))
+    points = tuple((float(a), float(b), float(a), float(a + 2 * b)) for a, b in zip(x, y, strict=True))
+    curve = Curve(points, tuple(bend(a, b) for a, b, _, _ in points))
+    assert len(curve.independent) == 2
+    assert math.log(curve.correction((2**4, 2**3, 2**4, 2**10))) == pytest.approx(bend(4, 3), abs=0.1)
+
+
 def test_a_size_that_never_varied_does_no_harm() -> None:
     curve = Curve(tuple((float(x), 3.0) for x in range(8)), tuple(0.1 * x for x in range(8)))
     assert math.log(curve.correction((2**4, 2**3))) == pytest.approx(0.4, abs=0.05)

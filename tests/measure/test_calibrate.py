@@ -39,6 +39,18 @@ def test_every_kernel_gets_a_curve(measured: Hardware) -> None:
     assert all(math.isfinite(number) for curve in measured.curves.values() for number in curve.logarithms)
 
 
+def test_every_curve_answers(measured: Hardware) -> None:
+    for form, curve in measured.curves.items():
+        for point in (curve.points[0], [3.0] * len(curve.points[0])):
+            assert 0 < curve.correction([2**size for size in point]) < math.inf, form
+
+
+def test_a_whole_model_is_predicted_with_a_calibration(measured: Hardware) -> None:
+    layer = torch.nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True)
+    private = dpcompile(layer, loss=squares, hardware=measured, example_batch=(torch.randn(2, 5, 8),))
+    assert 0 < private.report().forecast.seconds < 1
+
+
 @pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.work.form)
 def test_sizes_that_are_drawn_are_complete_and_affordable(subject: object) -> None:
     found = [work for _, (_, work) in zip(range(5), drawn(subject, HARDWARE["cpu"], 0), strict=False)]  # type: ignore[arg-type]
