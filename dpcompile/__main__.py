@@ -45,10 +45,10 @@ def explain(
     formula: Annotated[str | None, typer.Option(help="Print the prices of this parameter as formulas.")] = None,
 ) -> None:
     """Print the strategy table and the rewritten graph of the model that a factory makes."""
-    try:
-        model, loss, batch = load_factory(factory)(batch_size)
-    except TypeError as error:
-        raise typer.BadParameter(f"{factory}({batch_size}) must return (model, loss, batch): {error}") from None
+    made = load_factory(factory)(batch_size)
+    if not (isinstance(made, tuple) and len(made) == 3 and isinstance(made[2], (tuple, list))):
+        raise typer.BadParameter(f"{factory}({batch_size}) must return (model, loss, batch), the batch a tuple of tensors")
+    model, loss, batch = made
     try:
         private = dpcompile(
             model,

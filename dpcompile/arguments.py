@@ -46,6 +46,8 @@ def given_plan(plan: Plan | SavedPlan | str | Path | None) -> SavedPlan | None:
     """A plan as data: as it came from a module, or from a file."""
     if isinstance(plan, (str, Path)):
         return load_plan(plan)
+    if plan is not None and not isinstance(plan, (Plan, SavedPlan)):
+        raise StrategyError(f"plan must be a plan, or the file that one was saved to, got {plan!r}")
     return plan.saved() if isinstance(plan, Plan) else plan
 
 

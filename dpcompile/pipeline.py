@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import dataclass, field
 
@@ -31,6 +32,7 @@ from dpcompile.plan.saved import SavedPlan
 from dpcompile.plan.select import Wanted
 from dpcompile.runtime import GraphCall, Runner
 
+TRACING = threading.RLock()
 ANALYSED = 2
 """Stages before the first rewrite: capture and analysis."""
 
@@ -122,7 +124,8 @@ def analysed(program: Program, batch: Batch, recorder: Recorder) -> Analysed:
 def compile_gradients(program: Program, batch: Batch, backend: str) -> GraphCall:
     """The short way to a callable that returns every example's own gradient."""
     recorder = Recorder()
-    found = analysed(program, batch, recorder)
+    with TRACING:
+        found = analysed(program, batch, recorder)
     joint = found.joint
     emit_per_example_gradients(joint, found.sites)
     order_nodes(joint)
@@ -133,7 +136,14 @@ def compile_gradients(program: Program, batch: Batch, backend: str) -> GraphCall
 
 
 def compile_step(program: Program, batch: Batch, options: Options) -> Compiled:
-    """Everything from the user's program to a callable, one named line per step."""
+    """Everything from the user's program to a callable, one named line per step; one thread at a time, for tracing patches
+    torch while it runs."""
+    with TRACING:
+        return compiled_step(program, batch, options)
+
+
+def compiled_step(program: Program, batch: Batch, options: Options) -> Compiled:
+    """The same for a thread that traces alone."""
     recorder = Recorder()
     found = analysed(program, batch, recorder)
     joint, unused = found.joint, found.unused

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from functools import cache
 from typing import Any
 
@@ -20,7 +21,7 @@ from dpcompile import StrategyError, dpcompile
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported")
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
-WITHOUT_CUT: set[str] = set()  # cases whose gradients flow through no single value
+WITHOUT_CUT: set[str] = set()  # cases behind none of whose values all operations are linear
 FEW_NAMES = (
     "linear on sequences", "conv2d grouped", "module tie", "layer norm", "LSTM", "MLP", "nested inputs",
 )  # fmt: skip
@@ -172,3 +173,13 @@ def test_any_sizes_even_when_axes_coincide(size: int, positions: int, inputs: in
     x = torch.randn(size, positions, inputs, dtype=torch.float64)
     found = errors(dpcompile(model, loss=squares, max_grad_norm=0.5)(x), expect(model, squares, (x,), max_grad_norm=0.5))
     assert max(found.values()) < TOLERANCE[torch.float64], found
+
+
+def test_threads_may_make_the_first_call_together() -> None:
+    private, x, found = dpcompile(nn.Linear(5, 3), loss=squares), torch.randn(4, 5), list[torch.Tensor]()
+    threads = [threading.Thread(target=lambda: found.append(private(x).norms)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4 and all(torch.equal(norms, found[0]) for norms in found)

@@ -118,3 +118,12 @@ def test_explain_shows_a_module_of_the_user(tmp_path: Path, monkeypatch: pytest.
     )
     assert other.exit_code == 0 and "strategies for h200" in other.output and "matrix FLOPs = " in other.output
     assert CliRunner().invoke(app, ["explain", "mine:make", "--hardware", "abacus"]).exit_code == 1
+
+
+def test_explain_says_what_a_factory_must_return(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pair.py").write_text(
+        "from torch import nn\ndef make(size):\n    return nn.Linear(5, 2), None\n", encoding="utf-8"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    result = CliRunner().invoke(app, ["explain", "pair:make"])
+    assert result.exit_code == 2 and "(model, loss, batch)" in result.output

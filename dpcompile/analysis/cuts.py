@@ -4,7 +4,7 @@ A gradient of the losses flows backward through every node that depends on the l
 A node n of these is a cut if all gradients that are computed behind it depend on them through n alone: the residual stream
 between two blocks, for example, but not a node inside of a block that a residual connection passes by. Scaling n by the
 clip factors and running what is behind it once more then gives the clipped sums of the parameters there (Lee and Kifer
-2021, section 5, beyond the cut).
+2021, section 5, beyond the cut), if every operation behind it is linear in the gradients (`analysis.linear`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import fx
 
+from dpcompile.analysis.linear import is_linear
 from dpcompile.ir.axis import Batched
 from dpcompile.ir.graph import JointGraph, value
 from dpcompile.ir.randomness import has_draws
@@ -32,8 +33,8 @@ def find_cuts(joint: JointGraph, states: Mapping[fx.Node, Result], sites: Sequen
     for index, node in narrow_places(order, contractions):
         behind = set(order[index + 1 :])
         names = tuple(s.parameter for s in sites if all(t.contraction.node in behind for t in s.terms))
-        operand = frontier(node, states)
-        if names and operand is not None and can_run_again(behind):
+        operand = frontier(node, states)  # a value with examples, or the losses' own cotangent
+        if names and operand is not None and can_run_again(behind) and all(is_linear(one, flowing) for one in behind):
             found[names] = Cut(operand, names)
     most = {cut.frontier.node: cut for cut in reversed(found.values())}  # the most parameters for equal places
     return tuple(reversed(most.values()))
@@ -78,6 +79,8 @@ def narrow_places(order: Sequence[fx.Node], contractions: set[fx.Node]) -> Itera
 def frontier(node: fx.Node, states: Mapping[fx.Node, Result]) -> Operand | None:
     """A value with one gradient per example, and where its examples lie."""
     state = states[node]
+    if COTANGENT in (node.meta.get("custom") or {}):
+        return Operand(node, 0)
     if not isinstance(state, Batched) or not isinstance(node.meta["val"], torch.Tensor):
         return None
     return Operand(node, state.dim, state.outer, state.inner) if value(node).dtype.is_floating_point else None

@@ -66,10 +66,11 @@ def within(choose: Choose, peak: Measure, seconds: Measure, ways: Ways, budget: 
         needed = min([needed, *map(peak, leanest)])
     if fitting:
         return min(fitting, key=seconds)
+    examples = f"{size} example{'s' if size > 1 else ''} at a time"
+    megabytes = math.ceil(needed / 1e3) / 1e3  # rounded up, so that it can be passed back
     raise BudgetError(
-        f"no plan stays within memory_budget ({budget / 1e6:.1f} MB): the leanest, {size} example{'s' if size > 1 else ''} at a "
-        f"time, is predicted to need {needed / 1e6:.1f} MB beyond model and batch. Raise memory_budget to that, or make the "
-        "model or its inputs smaller"
+        f"no plan stays within memory_budget ({budget / 1e6:.6g} MB): the leanest, {examples}, is predicted to need "
+        f"{megabytes:.3f} MB beyond model and batch. Raise memory_budget to that, or make the model or its inputs smaller"
     )
 
 

@@ -27,7 +27,7 @@ from dpcompile.predict.memory import memory
 from dpcompile.predict.nodes import predict
 
 UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
-LARGEST = 2**20
+LARGEST = 2**50
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Forecast:
 
     def __str__(self) -> str:
         ratio = self.seconds / max(self.ordinary_seconds, 1e-12)
-        chunk = f", chunks of {self.plan.microbatch}" if self.plan.microbatch else ""
+        chunk = f", chunks of {self.plan.microbatch}" if self.plan.is_chunked else ""
         return (
             f"B={self.batch_size} on {self.hardware}{chunk}: {self.seconds * 1e3:.2f} ms "
             f"({ratio:.2f} of the ordinary step's {self.ordinary_seconds * 1e3:.2f} ms), peak {self.peak_bytes / 1e6:.1f} MB"
@@ -119,7 +119,7 @@ class Outlook:
     def peak_bytes(self, plan: Plan, batch_size: int, keep: Keep = nothing) -> float:
         """Predicted peak of one chunk, and of the sums that chunks are added up in."""
         joint = self.rewritten(plan, keep)
-        sums = [node for node in joint.named("gradient").values() if node is not None] if plan.microbatch else []
+        sums = [node for node in joint.named("gradient").values() if node is not None] if plan.is_chunked else []
         size = min(plan.microbatch or batch_size, batch_size)
         return memory(joint, size).peak + sum(bytes_of_node(node, size) for node in sums)
 
@@ -141,6 +141,8 @@ class Outlook:
 
     def what_if(self, batch_size: int, hardware: str | Hardware | None, memory_budget: str | float | None) -> Forecast:
         """The best plan under other circumstances."""
+        if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+            raise InvalidInput(f"batch_size must be a positive integer, got {batch_size!r}")
         return self.forecast(batch_size, named(hardware), None if memory_budget is None else bytes_of(memory_budget))
 
     def max_batch_size(self, memory_budget: str | float) -> int:
@@ -153,7 +155,7 @@ class Outlook:
 
         The plan that keeps least of its own may hold operands for longer, so the fastest one is looked at as well.
         """
-        plans = [self.chosen(batch_size, self.hardware, self.microbatch, limit, self.asked) for limit in (0.0, math.inf)]
+        plans = [self.chosen(batch_size, self.hardware, None, limit, self.asked) for limit in (0.0, math.inf)]
         return min(self.peak_bytes(plan, batch_size) for plan in plans)
 
 
@@ -163,6 +165,8 @@ def named(hardware: str | Hardware | None) -> Hardware | None:
         if hardware not in HARDWARE:
             raise InvalidInput(f"hardware {hardware!r} is not in the table; use one of {', '.join(HARDWARE)} or a Hardware row")
         return HARDWARE[hardware]
+    if hardware is not None and not isinstance(hardware, Hardware):
+        raise InvalidInput(f"hardware must be a name in the table or a Hardware row, got {hardware!r}")
     return hardware
 
 

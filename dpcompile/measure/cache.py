@@ -8,7 +8,7 @@ import os
 import platform
 import re
 import tempfile
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,8 +31,16 @@ def folder() -> Path:
 def identity(device: torch.device) -> dict[str, str]:
     """What measured times depend on."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
-    versions = {"torch": torch.__version__, "dpcompile": version("dpcompile"), "python": platform.python_version()}
+    versions = {"torch": torch.__version__, "dpcompile": own_version(), "python": platform.python_version()}
     return {"device": name, "threads": str(torch.get_num_threads()), **versions}
+
+
+def own_version() -> str:
+    """This package's version; "unknown" where it runs from a folder that was never installed."""
+    try:
+        return version("dpcompile")
+    except PackageNotFoundError:
+        return "unknown"
 
 
 def cpu_name() -> str:

@@ -14,6 +14,13 @@ from dpcompile.measure.cache import digest, folder, identity, written
 FORMAT: Final = 1
 
 
+def positive(spent: float) -> float:
+    """A time that can have been measured."""
+    if not 0 < float(spent) < float("inf"):
+        raise ValueError(f"{spent} is no time")
+    return float(spent)
+
+
 @dataclass
 class Times:
     """Seconds by what was measured. notes: what went wrong with the file, which is never a reason to fail."""
@@ -34,9 +41,10 @@ class Times:
             document = json.loads(times.path.read_text(encoding="ascii"))
             if document["format"] != FORMAT or document["identity"] != times.identity:
                 raise ValueError("of another version")
-            times.seconds = {str(key): float(spent) for key, spent in document["seconds"].items()}
+            times.seconds = {str(key): positive(spent) for key, spent in document["seconds"].items()}
             times.known = len(times.seconds)
-        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
+            times.seconds = {}
             times.notes.append(f"measured times in {times.path} cannot be read ({type(error).__name__}) and are made anew")
         return times
 

@@ -55,6 +55,11 @@ class Plan:
     cut: Cut | None = None
 
     @property
+    def is_chunked(self) -> bool:
+        """Whether the batch that the plan was made for is taken in more than one chunk."""
+        return self.microbatch is not None and self.microbatch < self.batch_size
+
+    @property
     def seconds(self) -> float:
         """Predicted time of the private part: norms and clipped sums."""
         return sum(choice.option.seconds for choice in self.choices)

@@ -9,6 +9,8 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from types import MappingProxyType
 
+import torch
+
 from dpcompile.cost.hardware import Hardware
 from dpcompile.cost.prices import sizes_of
 from dpcompile.cost.roofline import seconds
@@ -121,7 +123,8 @@ def options_of(site: Site, hardware: Hardware, batch_size: int,
     from a second backward."""
     options: list[Option] = []
     declined: list[tuple[str, str]] = []
-    sizes, dtype = sizes_of(site, batch_size), str(dtype_of(site.gradient)).removeprefix("torch.")
+    computed = torch.promote_types(dtype_of(site.gradient), torch.float32)  # every kernel of ours widens half types first
+    sizes, dtype = sizes_of(site, batch_size), str(computed).removeprefix("torch.")
     for norm in NORMS.values():
         reason = norm.declines(site)
         if reason is not None:

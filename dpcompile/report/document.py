@@ -23,7 +23,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any, Final
 
 import torch
@@ -31,6 +30,7 @@ import torch
 from dpcompile.cost.hardware import Hardware
 from dpcompile.cost.prices import sizes_of
 from dpcompile.forecast.forecast import Outlook
+from dpcompile.measure.cache import own_version
 from dpcompile.plan.plan import Choice, Option, Plan
 from dpcompile.report.fold import folded
 from dpcompile.report.shares import Shares
@@ -59,7 +59,7 @@ def document(facts: Facts) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "version": VERSION,
-        "made_with": {"dpcompile": version("dpcompile"), "torch": torch.__version__},
+        "made_with": {"dpcompile": own_version(), "torch": torch.__version__},
         "hardware": machine(facts.outlook.hardware),
         "batch_size": plan.batch_size,
         "microbatch": plan.microbatch,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -22,7 +23,9 @@ def folded_name(names: list[str]) -> str:
     """One name for several that differ in numbers only."""
     if len(names) == 1:
         return names[0]
-    columns = zip(*(re.split(r"(\d+)", name) for name in names), strict=True)
+    columns = list(zip(*(re.split(r"(\d+)", name) for name in names), strict=True))
+    if math.prod(len(set(parts)) for parts in columns) != len(names):  # not all combinations: braces would name too many
+        return f"{names[0]} and {len(names) - 1} more"
     return "".join(parts[0] if len(set(parts)) == 1 else "{" + in_short(list(dict.fromkeys(parts))) + "}" for parts in columns)
 
 

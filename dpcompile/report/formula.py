@@ -41,8 +41,8 @@ def formula(plan: Plan, hardware: Hardware, parameter: str) -> str:
 def described(choice: Choice, option: Option, hardware: Hardware, sizes: list[dict[str, float]], chosen: bool) -> list[str]:
     """One option: its kernels, each with its formulas."""
     cost = formulas(choice, option)
-    mark = " (chosen)" if chosen else ""
-    lines = [f"{option.norm}+{option.sum}{mark}: {option.seconds * 1e6:.0f} us predicted on {hardware.name}"]
+    mark, how = " (chosen)" if chosen else "", "measured" if option.measured else "predicted"
+    lines = [f"{option.norm}+{option.sum}{mark}: {option.seconds * 1e6:.0f} us {how} on {hardware.name}"]
     for work, numbers in zip(cost.work, cost.at(sizes).work, strict=True):
         lines.append(f"  {work.form}: {work_seconds(numbers, hardware) * 1e6:.0f} us")
         lines += [f"    {NAMES[n]} = {getattr(work, n)} = {getattr(numbers, n):.4g}" for n in NUMBERS if getattr(numbers, n)]

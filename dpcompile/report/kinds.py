@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Final
 
 from torch import fx
 
 from dpcompile.analysis.cuts import ancestors, gradients_of_losses
-from dpcompile.ir.graph import JointGraph
+from dpcompile.ir.graph import JointGraph, operand_node
 from dpcompile.kernels import cross_entropy, scale
 
 FORWARD, BACKWARD, WEIGHTS, NORMS, SUMS = "forward", "backward", "weight gradients", "norms", "clipped sums"
@@ -17,6 +18,9 @@ KINDS: Final = (FORWARD, BACKWARD, WEIGHTS, NORMS, SUMS)
 def kinds_of_ordinary(joint: JointGraph, contractions: set[fx.Node]) -> dict[fx.Node, str]:
     """The captured graph: what depends on the losses' cotangent is backward, from the contractions on weight gradients."""
     flowing, weights = gradients_of_losses(joint), set(contractions)
+    for node in contractions:  # one of several results: the operation is a weight gradient if it computes nothing else
+        if node.target is operator.getitem and all(user in contractions for user in operand_node(node, 0).users):
+            weights.add(operand_node(node, 0))
     for node in joint.graph.nodes:
         if node.op == "call_function" and any(source in weights for source in node.all_input_nodes):
             weights.add(node)

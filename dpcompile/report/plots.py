@@ -125,16 +125,17 @@ def region_map(found: Regions, document: dict[str, Any]) -> str:
     steps = BoundaryNorm(np.arange(len(names) + 1) - 0.5, len(names))
     axes.pcolormesh(xs, ys, cells, cmap=colours, norm=steps, shading="nearest", alpha=0.75, edgecolors="white", linewidth=0.4)
     axes.plot(xs, 2 * xs + 1, color="black", linestyle="--", linewidth=1.2)
-    layers = [s["sizes"] for s in document["sites"] if s["equation"] == "bti,bto->oi" and {"T", "d", "p"} <= set(s["sizes"])]
-    axes.scatter(
-        [math.log2(s["T"]) for s in layers], [math.log2(s["d"] * s["p"]) for s in layers], marker="x", color="black", zorder=3
-    )
+    found_layers = [s["sizes"] for s in document["sites"] if s["equation"].startswith("bti,bto->oi")]
+    drawn = [(math.log2(s["T"]), math.log2(s.get("d", 1.0) * s.get("p", 1.0))) for s in found_layers]
+    layers = [(x, y) for x, y in drawn if xs[0] <= x <= xs[-1] + 0.5 and ys[0] - 1 <= y <= ys[-1] + 1]
+    axes.scatter([x for x, _ in layers], [y for _, y in layers], marker="x", color="black", zorder=3)
     axes.set(xlim=(xs[0] - 0.5, xs[-1] + 0.5), ylim=(ys[0] - 1, ys[-1] + 1))
     axes.set_xticks(xs[::2], [str(n) for n in found.positions[::2]])
     axes.set_yticks(ys, [short(n) for n in found.products])
     axes.set(xlabel="T: positions per example", ylabel="p\u00b7d: elements of the weight")
+    size = min(document["microbatch"] or document["batch_size"], document["batch_size"])
     axes.set_title(
-        f"fastest way for a square linear layer, B={document['batch_size']}, {document['hardware']['name']}", loc="left"
+        f"fastest way for a square linear layer in float32, {size} examples, {document['hardware']['name']}", loc="left"
     )
     axes.legend(handles=legend(names, cells, bool(layers)), loc="center left", bbox_to_anchor=(1.0, 0.5))
     return svg(figure, "regions")

@@ -38,7 +38,7 @@ def private_shares(outlook: Outlook, plan: Plan) -> Shares:
     joint = outlook.rewritten(plan)
     size = min(plan.microbatch or plan.batch_size, plan.batch_size)
     found = shares(joint, outlook, kinds_of_private(joint, outlook.source.joint), size, -(-plan.batch_size // size))
-    if plan.microbatch:
+    if plan.is_chunked:
         added = sum(bytes_of(node, size) for node in joint.named("gradient").values() if node is not None)
         found.peak_bytes[SUMS] += added
     return found

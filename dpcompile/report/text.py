@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from dpcompile.cost.hardware import Hardware
 from dpcompile.forecast.forecast import Forecast, Outlook
@@ -18,6 +19,7 @@ from dpcompile.plan.plan import Plan
 from dpcompile.report.document import Facts, document
 from dpcompile.report.fold import folded
 from dpcompile.report.formula import formula
+from dpcompile.report.kinds import NORMS, SUMS
 from dpcompile.report.shares import ordinary_shares, private_shares
 
 
@@ -48,7 +50,8 @@ class Report:
         memory_budget: str | float | None = None,
     ) -> Forecast:
         """The plan and the predicted step at another batch size, on other hardware, within a budget; nothing is run."""
-        return self.outlook.what_if(batch_size or self.plan.batch_size, hardware, memory_budget)
+        size = self.plan.batch_size if batch_size is None else batch_size
+        return self.outlook.what_if(size, hardware, memory_budget)
 
     def max_batch_size(self, memory_budget: str | float) -> int:
         """The largest batch whose predicted peak memory stays within a budget (bytes, or a text such as "2 GB")."""
@@ -76,6 +79,8 @@ class Report:
         made = forms.get(Path(path).suffix)
         if made is None:
             raise InvalidInput(f"a report is saved as {', '.join(forms)}, not as {str(path)!r}")
+        if not Path(path).absolute().parent.is_dir():
+            raise InvalidInput(f"there is no folder {str(Path(path).parent)!r} to save the report in")
         Path(path).write_text(made(), encoding="utf-8")
 
     def __str__(self) -> str:
@@ -83,7 +88,7 @@ class Report:
         console = Console(file=text, width=150, force_terminal=False)
         console.print(self.table())
         for line in self.footer():
-            console.print(line, highlight=False, soft_wrap=True)
+            console.print(line, highlight=False, soft_wrap=True, markup=False)
         return text.getvalue()
 
     def __rich__(self) -> Table:
@@ -91,15 +96,22 @@ class Report:
 
     def table(self) -> Table:
         """The rows as a rich table."""
-        chunk = f", chunks of {self.plan.microbatch}" if self.plan.microbatch else ""
+        chunk = f", chunks of {self.plan.microbatch}" if self.plan.is_chunked else ""
         table = Table(title=f"strategies for {self.plan.hardware}, B={self.plan.batch_size}{chunk}, backend {self.backend}")
         for name in ("parameter", "equation", "shape", "norm", "sum", "us", "kept MB", "why"):
             table.add_column(name, justify="right" if name in ("us", "kept MB") else "left", overflow="fold")
         for names, (choice, *_) in folded(self.plan.choices):
             option = choice.option
-            table.add_row(names, choice.site.equation, "x".join(map(str, choice.site.shape)) or "scalar", option.norm, option.sum,
-                          f"{option.seconds * 1e6:.0f}", f"{option.cost.resident_bytes / 1e6:.2f}", choice.why)  # fmt: skip
+            shape = "x".join(map(str, choice.site.shape)) or "scalar"
+            numbers = f"{option.seconds * 1e6:.0f}", f"{option.cost.resident_bytes / 1e6:.2f}"
+            table.add_row(Text(names), choice.site.equation, shape, option.norm, option.sum, *numbers, choice.why)
         return table
+
+    @property
+    def private_seconds(self) -> float:
+        """Predicted seconds of norms and clipped sums in the rewritten graph, where those of small parameters are one."""
+        found = self.facts.private.seconds
+        return found[NORMS] + found[SUMS]
 
     def second_backward(self) -> list[str]:
         """Where backward runs a second time from."""
@@ -113,7 +125,7 @@ class Report:
     def footer(self) -> list[str]:
         """Totals, sensitivity, and what the user should know."""
         lines = [
-            f"predicted: {self.plan.seconds * 1e3:.2f} ms for norms and clipped sums, "
+            f"predicted: {self.private_seconds * 1e3:.2f} ms for norms and clipped sums, "
             f"{self.plan.resident_bytes / 1e6:.1f} MB kept",
             f"predicted step: {self.forecast}",
             *self.second_backward(),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from captured import captured, captured_case
@@ -63,6 +65,15 @@ def test_the_report_answers_what_if() -> None:
     assert report.what_if(hardware="h200").hardware == "h200" and report.max_batch_size("1 GB") > 8
     with pytest.raises(InvalidInput, match=r"h999.*h200"):
         report.what_if(hardware="h999")
+
+
+@pytest.mark.parametrize(
+    "options", [{"batch_size": 0}, {"batch_size": -5}, {"batch_size": 2.5}, {"batch_size": "x"}, {"hardware": 3}], ids=str
+)
+def test_impossible_circumstances_are_refused(options: dict[str, Any]) -> None:
+    private = dpcompile(nn.Linear(3, 2), loss=squares, example_batch=(torch.randn(4, 3),))
+    with pytest.raises(InvalidInput):
+        private.report().what_if(**options)
 
 
 @pytest.mark.parametrize(

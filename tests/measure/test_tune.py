@@ -115,6 +115,16 @@ def test_a_key_says_what_runs_and_not_what_it_is_called() -> None:
     assert len({key("0.weight", norm, size) for norm in ("gram", "fused") for size in (16, 17)}) == 4
 
 
+@pytest.mark.parametrize("spent", [0.0, -1.0, float("nan"), float("inf")])
+def test_times_that_cannot_have_been_measured_are_not_believed(spent: float) -> None:
+    x = torch.randn(4, 7, 24)
+    dpcompile(model(), loss=squares, strategy="autotune")(x)
+    times = Times.load(torch.device("cpu"))
+    times.seconds |= {"one more": spent}
+    times.save()
+    assert Times.load(torch.device("cpu")).notes and not Times.load(torch.device("cpu")).seconds
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 7}', '{"format": 1, "identity": {}, "seconds": {}}'])
 def test_a_corrupt_cache_is_rebuilt_with_a_note(text: str) -> None:
     times = Times.load(torch.device("cpu"))

@@ -91,7 +91,23 @@ def test_a_budget_that_nothing_fits_names_the_smallest() -> None:
         dpcompile(model(), loss=squares, memory_budget=1e5)(x)
     found = re.search(r"need ([0-9.]+) MB", str(refused.value))
     assert found is not None
-    dpcompile(model(), loss=squares, memory_budget=f"{float(found[1]) + 0.1} MB")(x)
+    dpcompile(model(), loss=squares, memory_budget=f"{found[1]} MB")(x)
+
+
+def test_the_smallest_budget_of_a_small_model_can_be_passed_back() -> None:
+    small, x = nn.Linear(3, 2), torch.randn(2, 3)
+    with pytest.raises(BudgetError, match=r"need ([0-9.]+) MB") as refused:
+        dpcompile(small, loss=squares, memory_budget=1)(x)
+    found = re.search(r"need ([0-9.]+) MB", str(refused.value))
+    assert found is not None and float(found[1]) > 0
+    dpcompile(small, loss=squares, memory_budget=f"{found[1]} MB")(x)
+
+
+def test_what_fits_without_a_budget_fits_with_it() -> None:
+    x = torch.randn(64, 16, 96)
+    free = dpcompile(model(), loss=squares, example_batch=(x,)).report().forecast
+    within = dpcompile(model(), loss=squares, memory_budget=free.peak_bytes, example_batch=(x,)).report()
+    assert within.forecast.peak_bytes <= free.peak_bytes and "chunks" not in str(within)
 
 
 def test_a_budget_that_is_none_is_refused_at_once() -> None:

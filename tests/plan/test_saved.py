@@ -93,3 +93,9 @@ def test_saving_twice_gives_the_same_file(plan: Path, tmp_path: Path) -> None:
     loaded: SavedPlan = load_plan(plan)
     loaded.save(tmp_path / "again.json")
     assert (tmp_path / "again.json").read_text() == plan.read_text()
+
+
+@pytest.mark.parametrize("plan", [3, {"0.weight": "gram"}, []])
+def test_what_cannot_be_a_plan_is_refused(plan: object) -> None:
+    with pytest.raises(StrategyError, match="plan must be"):
+        dpcompile(model(), loss=squares, plan=plan)  # type: ignore[arg-type]

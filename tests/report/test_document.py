@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from html import escape as html_of
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from zoo_case import squares
 from dpcompile import InvalidInput, dpcompile
 from dpcompile.report.document import SCHEMA, VERSION
 from dpcompile.report.drawing import drawing
-from dpcompile.report.fold import in_short
+from dpcompile.report.fold import folded_name, in_short
 from dpcompile.report.kinds import KINDS
 from dpcompile.report.text import Report
 
@@ -102,6 +103,50 @@ def test_the_runner_up_is_the_best_of_the_others(document: dict[str, Any]) -> No
         if others:
             assert site["runner_up"]["seconds"] == min(others)
             assert site["runner_up"]["times_slower"] == pytest.approx(min(others) / site["chosen"]["seconds"])
+
+
+def test_the_text_says_what_the_document_says(report: Report, document: dict[str, Any]) -> None:
+    found = document["private"]["seconds_by_kind"]
+    assert f"predicted: {(found['norms'] + found['clipped sums']) * 1e3:.2f} ms for norms and clipped sums" in str(report)
+
+
+def test_half_types_are_priced_as_they_are_computed() -> None:
+    batch = torch.randn(4, 9, 64).bfloat16()
+    half = dpcompile(nn.Linear(64, 64).bfloat16(), squares, hardware="h200", example_batch=(batch,)).report()
+    full = dpcompile(nn.Linear(64, 64), squares, hardware="h200", example_batch=(batch.float(),)).report()
+    assert half.plan.choices[0].option.seconds == pytest.approx(full.plan.choices[0].option.seconds)
+
+
+@pytest.mark.parametrize("name", ["[mask]", "[/red]", "{{ x }}", '"quoted"'])
+def test_names_are_shown_as_they_are(name: str) -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tok = nn.ModuleDict({name: nn.Linear(3, 2)})
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.tok[name](x)
+            return out
+
+    found = dpcompile(Named(), loss=squares, example_batch=(torch.randn(2, 3),)).report()
+    assert f"tok.{name}.weight" in str(found) and html_of(f"tok.{name}.weight").replace("&quot;", "&#34;") in found.html()
+
+
+def test_weight_gradients_of_convolutions_are_told_apart() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 2))
+    found = dpcompile(model, loss=squares, example_batch=(torch.randn(2, 3, 3, 3),)).report().facts.ordinary
+    names = [node.name for node, kind in found.kinds.items() if kind == "weight gradients"]
+    assert any(name.startswith("convolution_backward") for name in names)
+
+
+def test_names_that_are_not_all_combinations_are_not_folded_into_them() -> None:
+    assert folded_name(["b.0.0.weight", "b.1.1.weight"]) == "b.0.0.weight and 1 more"
+    assert folded_name(["b.0.0", "b.0.1", "b.1.0", "b.1.1"]) == "b.{0,1}.{0,1}"
+
+
+def test_a_folder_that_is_not_there_is_refused(report: Report, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="no folder"):
+        report.save(tmp_path / "none" / "report.html")
 
 
 def test_a_report_is_saved_as_its_ending_says(report: Report, tmp_path: Path) -> None:
