@@ -72,6 +72,9 @@ def check_names(strategy: Wanted, sites: Sequence[Site]) -> None:
         if name not in ("auto", *NORMS, *SUMS):
             known = f"use auto or autotune; norms: {', '.join(NORMS)}; sums: {', '.join(SUMS)}"
             raise StrategyError(f"there is no strategy {name!r}; {known}")
+    for norm in [strategy] if isinstance(strategy, str) else [v if isinstance(v, str) else v[0] for v in strategy.values()]:
+        if norm in SUMS:
+            raise StrategyError(f'{norm!r} is a sum, and belongs to a norm: strategy={{"*": ("auto", {norm!r})}}, for example')
     if not isinstance(strategy, str):
         for pattern in strategy:
             if not any(fnmatchcase(site.parameter, pattern) for site in sites):

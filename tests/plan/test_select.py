@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from captured import Captured, captured
 from torch import nn
 from zoo_case import squares
 
+from dpcompile import dpcompile
 from dpcompile.cost.hardware import HARDWARE, Hardware
 from dpcompile.ir.errors import StrategyError
 from dpcompile.plan.select import Wanted, choose, options_of
@@ -134,3 +136,10 @@ def test_every_declined_strategy_has_a_reason(model: Captured, norm: str) -> Non
     for choice in model.plan().choices:
         taken = {choice.option.norm, *(option.norm for option in choice.others)}
         assert norm in taken or dict(choice.declined)[norm]
+
+
+@pytest.mark.parametrize("strategy", ["bookkeep", "reweight", {"*": "reuse"}, {"*": ("reweight", "auto")}], ids=str)
+def test_a_sum_in_the_place_of_a_norm_is_refused_with_the_right_form(strategy: Any) -> None:
+    private = dpcompile(nn.Linear(3, 2), loss=squares, strategy=strategy)
+    with pytest.raises(StrategyError, match=r"is a sum.*\(\"auto\", "):
+        private(torch.randn(2, 3))
