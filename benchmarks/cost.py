@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,8 +32,8 @@ from dpcompile.capture import capture
 from dpcompile.cost.hardware import HARDWARE, Hardware
 from dpcompile.losses import make_program
 from dpcompile.measure.calibrate import calibrate
-from dpcompile.measure.clock import copies, once
 from dpcompile.measure.extract import extract
+from dpcompile.measure.tune import seconds_of
 from dpcompile.plan.select import options_of
 
 CPU = torch.device("cpu")
@@ -72,24 +71,10 @@ def measure(layer: Layer, hardware: Hardware, rounds: int) -> Measured:
     (site,), _ = find_sites(joint, example_axis(joint))
     options, _ = options_of(site, hardware, layer.batch_size)
     programs = {f"{o.norm}+{o.sum}": extract(joint, site, o.norm, o.sum) for o in options}
-    calls: dict[str, Any] = {}
-    for name, one in programs.items():
-        first = one.inputs(layer.batch_size)
-        extra = copies(sum(x.nbytes for x in first)) - 1
-        calls[name] = (one.module, [first, *(one.inputs(layer.batch_size) for _ in range(extra))])
-    again = next(iter(calls))
-    names = [*calls, f"{again} again"]
-    samples: dict[str, list[float]] = {name: [] for name in names}
-    with torch.no_grad():
-        for number in range(rounds + 1):
-            for name in names[number % len(names) :] + names[: number % len(names)]:
-                module, sets = calls[name.removesuffix(" again")]
-                spent = once(module, sets[number % len(sets)], CPU)
-                if number:
-                    samples[name].append(spent)
-    medians = {name: statistics.median(values) for name, values in samples.items()}
-    second = medians.pop(f"{again} again")
-    noise = abs(math.log(second / medians[again]))
+    first = next(iter(programs.values()))
+    *measured, second = seconds_of([*programs.values(), first], layer.batch_size, CPU, rounds)
+    medians = dict(zip(programs, measured, strict=True))
+    noise = abs(math.log(second / measured[0]))
     best = min(options, key=lambda option: option.seconds)
     predicted = {f"{o.norm}+{o.sum}": o.seconds for o in options}
     sizes = positions_of(site)

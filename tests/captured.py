@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from oracle import per_example_gradients
 from torch import Tensor, fx, nn
 from zoo import ZOO
 from zoo_case import Case
@@ -73,6 +74,15 @@ def captured_case(name: str) -> Captured:
     case = case_named(name)
     model, loss = case.build(torch.float64)
     return captured(model, loss, *case.batch(3, torch.float64), batch_dim=case.batch_dim, **case.kwargs(3, torch.float64))
+
+
+@cache
+def oracle_gradients(name: str) -> dict[str, Tensor]:
+    """Per-example gradients by the oracle's loop."""
+    case = case_named(name)
+    model, loss = case.build(torch.float64)
+    _, gradients = per_example_gradients(model, loss, case.batch(3, torch.float64), case.kwargs(3, torch.float64), case.batch_dim)
+    return gradients
 
 
 def case_named(name: str) -> Case:

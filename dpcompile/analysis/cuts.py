@@ -17,7 +17,7 @@ from torch import fx
 from dpcompile.analysis.linear import is_linear
 from dpcompile.ir.axis import Batched
 from dpcompile.ir.graph import JointGraph, value
-from dpcompile.ir.randomness import has_draws
+from dpcompile.ir.randomness import draws
 from dpcompile.ir.site import Cut, Operand, Site
 from dpcompile.provenance import COTANGENT
 from dpcompile.rules.rule import Result
@@ -29,12 +29,14 @@ def find_cuts(joint: JointGraph, states: Mapping[fx.Node, Result], sites: Sequen
     contractions = {term.contraction.node for site in sites for term in site.terms}
     needed = ancestors(contractions) & flowing
     order = [node for node in joint.graph.nodes if node in needed]
+    place = {node: index for index, node in enumerate(order)}
+    first = {site.parameter: min(place[term.contraction.node] for term in site.terms) for site in sites}
+    barred = max((place[node] for node in order if not can_run_again(node) or not is_linear(node, flowing)), default=-1)
     found: dict[tuple[str, ...], Cut] = {}  # the last place for equal parameters
     for index, node in narrow_places(order, contractions):
-        behind = set(order[index + 1 :])
-        names = tuple(s.parameter for s in sites if all(t.contraction.node in behind for t in s.terms))
+        names = tuple(name for name, start in first.items() if start > index)
         operand = frontier(node, states)  # a value with examples, or the losses' own cotangent
-        if names and operand is not None and can_run_again(behind) and all(is_linear(one, flowing) for one in behind):
+        if names and operand is not None and index >= barred:
             found[names] = Cut(operand, names)
     most = {cut.frontier.node: cut for cut in reversed(found.values())}  # the most parameters for equal places
     return tuple(reversed(most.values()))
@@ -86,10 +88,9 @@ def frontier(node: fx.Node, states: Mapping[fx.Node, Result]) -> Operand | None:
     return Operand(node, state.dim, state.outer, state.inner) if value(node).dtype.is_floating_point else None
 
 
-def can_run_again(nodes: set[fx.Node]) -> bool:
+def can_run_again(node: fx.Node) -> bool:
     """No random draw, which would come out differently, and no half type, in which sums would be rounded."""
-    fakes = [fake for node in nodes for fake in results(node)]
-    return not has_draws(nodes) and not any(fake.dtype in (torch.bfloat16, torch.float16) for fake in fakes)
+    return not draws(node) and not any(fake.dtype in (torch.bfloat16, torch.float16) for fake in results(node))
 
 
 def results(node: fx.Node) -> list[torch.Tensor]:

@@ -112,16 +112,19 @@ class Outlook:
 
     def seconds(self, plan: Plan, row: Hardware, batch_size: int) -> float:
         """Predicted seconds of all chunks of a step."""
-        size = min(plan.microbatch or batch_size, batch_size)
+        size = plan.at_a_time(batch_size)
         chunks = math.ceil(batch_size / size) if size else 0
         return chunks * sum(predict(self.rewritten(plan).graph, row, size).values())
 
     def peak_bytes(self, plan: Plan, batch_size: int, keep: Keep = nothing) -> float:
         """Predicted peak of one chunk, and of the sums that chunks are added up in."""
         joint = self.rewritten(plan, keep)
-        sums = [node for node in joint.named("gradient").values() if node is not None] if plan.is_chunked else []
-        size = min(plan.microbatch or batch_size, batch_size)
-        return memory(joint, size).peak + sum(bytes_of_node(node, size) for node in sums)
+        return memory(joint, plan.at_a_time(batch_size)).peak + self.added_bytes(plan)
+
+    def added_bytes(self, plan: Plan) -> float:
+        """What the sums of chunks are added up in: a gradient's size does not depend on the batch."""
+        sums = [node for node in self.rewritten(plan).named("gradient").values() if node is not None]
+        return sum(bytes_of_node(node, 1) for node in sums) if plan.is_chunked else 0.0
 
     def rewritten(self, plan: Plan, keep: Keep = nothing) -> JointGraph:
         """The step of a plan, which depends on its strategies only; made once."""

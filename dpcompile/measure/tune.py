@@ -64,7 +64,7 @@ def candidates(options: Iterable[Option]) -> list[Option]:
     return [option for option in ordered if option.seconds <= WITHIN * ordered[0].seconds]
 
 
-def seconds_of(programs: Iterable[SiteProgram], batch_size: int, device: torch.device) -> list[float]:
+def seconds_of(programs: Iterable[SiteProgram], batch_size: int, device: torch.device, rounds: int = ROUNDS) -> list[float]:
     """Medians over the rounds behind an untimed one."""
     calls = []
     for program in programs:
@@ -73,7 +73,7 @@ def seconds_of(programs: Iterable[SiteProgram], batch_size: int, device: torch.d
         calls.append((program.module, [first, *(program.inputs(batch_size) for _ in range(count - 1))]))
     samples: list[list[float]] = [[] for _ in calls]
     with torch.no_grad():
-        for turn in range(ROUNDS + 1):
+        for turn in range(rounds + 1):
             for place in [(turn + i) % len(calls) for i in range(len(calls))]:
                 module, sets = calls[place]
                 samples[place].append(once(module, sets[turn % len(sets)], device))

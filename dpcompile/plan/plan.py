@@ -54,6 +54,10 @@ class Plan:
     microbatch: int | None = None
     cut: Cut | None = None
 
+    def at_a_time(self, batch_size: int) -> int:
+        """How many examples of a batch of this size are taken at once."""
+        return min(self.microbatch or batch_size, batch_size)
+
     @property
     def is_chunked(self) -> bool:
         """Whether the batch that the plan was made for is taken in more than one chunk."""

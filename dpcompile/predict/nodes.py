@@ -108,13 +108,7 @@ def is_view(node: fx.Node) -> bool:
     """Whether the result is a view of an operand, by the operation's schema; reshaping of gradients nearly always is."""
     target = node.target
     if not isinstance(target, torch_private.OpOverload):
-        return not results(node, 1) or name_of(node) in (
-            "positions",
-            "examples_first",
-            "sequence",
-            "index_sequence",
-            "row_sequence",
-        )
+        return not results(node, 1) or name_of(node) in LAYOUTS
     views = any(r.alias_info is not None and not r.alias_info.is_write for r in target._schema.returns)
     return views or name_of(node) in ("_unsafe_view", "_reshape_alias", "sym_size") or not results(node, 1)
 

@@ -92,7 +92,7 @@ def step(shares: Shares) -> dict[str, Any]:
 
 def site(names: str, group: Sequence[Choice], plan: Plan) -> dict[str, Any]:
     """One row: equal layers together under one name; prices are those of one of them."""
-    size = min(plan.microbatch or plan.batch_size, plan.batch_size)
+    size = plan.at_a_time(plan.batch_size)
     choice = group[0]
     best, second = choice.option, choice.runner_up
     return {

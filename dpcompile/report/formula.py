@@ -28,7 +28,7 @@ def formula(plan: Plan, hardware: Hardware, parameter: str) -> str:
     found = {choice.site.parameter: choice for choice in plan.choices}
     if parameter not in found:
         raise InvalidInput(f"{parameter!r} is not a parameter with a gradient; the plan has {', '.join(found)}")
-    choice, size = found[parameter], min(plan.microbatch or plan.batch_size, plan.batch_size)
+    choice, size = found[parameter], plan.at_a_time(plan.batch_size)
     sizes = sizes_of(choice.site, size)
     shown = ", ".join(f"{name}={number:g}" for name, number in sizes[0].items() if number != 1 or name in "BT")
     lines = [f"{choice.site.parameter}  {choice.site.equation}  {list(choice.site.shape)}", f"  {shown}"]

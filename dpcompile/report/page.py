@@ -15,7 +15,7 @@ from dpcompile.report.regions import regions
 def page(facts: Facts) -> str:
     """The page; it loads nothing and opens without a network."""
     data, row, plan = document(facts), facts.outlook.hardware, facts.plan
-    size = min(plan.microbatch or plan.batch_size, plan.batch_size)
+    size = plan.at_a_time(plan.batch_size)
     plots = {
         "time": bars(data, "seconds_by_kind", "predicted time of a step"),
         "memory": bars(data, "peak_bytes_by_kind", "predicted memory at the peak, beyond model and batch"),

@@ -36,11 +36,9 @@ def ordinary_shares(outlook: Outlook, batch_size: int) -> Shares:
 def private_shares(outlook: Outlook, plan: Plan) -> Shares:
     """The step of a plan: all chunks' time, one chunk's memory with the sums that chunks are added up in."""
     joint = outlook.rewritten(plan)
-    size = min(plan.microbatch or plan.batch_size, plan.batch_size)
+    size = plan.at_a_time(plan.batch_size)
     found = shares(joint, outlook, kinds_of_private(joint, outlook.source.joint), size, -(-plan.batch_size // size))
-    if plan.is_chunked:
-        added = sum(bytes_of(node, size) for node in joint.named("gradient").values() if node is not None)
-        found.peak_bytes[SUMS] += added
+    found.peak_bytes[SUMS] += outlook.added_bytes(plan)
     return found
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from functools import cache
 
 import pytest
 import torch
-from captured import Captured, captured, captured_case, case_named, tensors
-from oracle import per_example_gradients, relative_error
+from captured import Captured, captured, captured_case, oracle_gradients, tensors
+from oracle import relative_error
 from torch import Tensor, fx, nn
 from zoo import ZOO
 from zoo_case import squares
@@ -56,20 +55,12 @@ def emit_again(made: Captured) -> Captured:
     return copy
 
 
-@cache
-def expected(name: str) -> dict[str, Tensor]:
-    """Per-example gradients by the oracle's loop."""
-    case = case_named(name)
-    model, loss = case.build(torch.float64)
-    return per_example_gradients(model, loss, case.batch(3, torch.float64), case.kwargs(3, torch.float64), case.batch_dim)[1]
-
-
 @pytest.mark.parametrize("name", [case.name for case in ZOO])
 def test_a_second_backward_from_a_cut_gives_the_sums_of_the_loop(name: str) -> None:
     emitted = emit_again(captured_case(name))
     with torch.no_grad():
         outputs = dict(zip(emitted.joint.outputs, emitted.joint.module(*tensors(emitted)), strict=True))
-    losses, gradients = outputs.pop(("losses", "")), expected(name)
+    losses, gradients = outputs.pop(("losses", "")), oracle_gradients(name)
     scale = max(float(g.abs().max()) for g in gradients.values()) * float(losses.abs().sum())
     is_double = all(fake.dtype == torch.float64 for node in gradients_of_losses(emitted.joint) for fake in results(node))
     for (_, way), found in outputs.items():

@@ -139,10 +139,10 @@ def test_a_corrupt_cache_is_rebuilt_with_a_note(text: str) -> None:
 def test_a_folder_that_cannot_be_written_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("DPCOMPILE_CACHE", str(tmp_path / "file" / "below"))
+    monkeypatch.setattr(tuning, "candidates", everything)  # so that something is measured, whatever the prices are
     private = dpcompile(model(), loss=squares, strategy="autotune")
     private(torch.randn(4, 7, 24))
-    report = str(private.report())
-    assert "cannot be kept" in report or "measured" not in report
+    assert "cannot be kept" in str(private.report())
 
 
 def test_autotuning_changes_nothing_but_the_way() -> None:

@@ -6,13 +6,12 @@ number per example does.
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import pytest
 import torch
-from captured import Captured, captured_case, case_named, tensors
-from oracle import errors, expect, per_example_gradients, relative_error
+from captured import Captured, captured_case, oracle_gradients, tensors
+from oracle import errors, expect, relative_error
 from torch import Tensor, fx
 from zoo import LAYERS
 from zoo_calling import CRITERIA
@@ -109,18 +108,9 @@ def emit_all(captured: Captured) -> Captured:
     return copy
 
 
-@cache
-def expected(name: str) -> dict[str, Tensor]:
-    """Per-example gradients by the oracle's loop."""
-    case = case_named(name)
-    model, loss = case.build(torch.float64)
-    _, gradients = per_example_gradients(model, loss, case.batch(3, torch.float64), case.kwargs(3, torch.float64), case.batch_dim)
-    return gradients
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_every_strategy_gives_the_norms_and_sums_of_the_loop(name: str) -> None:
-    gradients, emitted = expected(name), emit_all(captured_case(name))
+    gradients, emitted = oracle_gradients(name), emit_all(captured_case(name))
     with torch.no_grad():
         outputs: dict[Any, Tensor] = dict(zip(emitted.joint.outputs, emitted.joint.module(*tensors(emitted)), strict=True))
     scale = max(float(g.flatten(1).norm(dim=1).max()) if g.dim() > 1 else float(g.abs().max()) for g in gradients.values())
