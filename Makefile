@@ -16,7 +16,7 @@ help:
 	@echo "make test       ruff, mypy and all tests that need no GPU"
 	@echo "make test-gpu   the tests marked gpu"
 	@echo "make bench      time and memory beside other libraries; ARGS='--help' lists the options"
-	@echo "make bench-cost     predicted against measured time of every strategy on 180 layers and 7 models (15 minutes)"
+	@echo "make bench-cost     predicted against measured time of every strategy on 180 layers and 7 models (25 minutes)"
 	@echo "make bench-plan     how long planning takes for a transformer of 12 layers"
 	@echo "make bench-regions  the founding paper's map of its two methods from prices alone"
 	@echo "make bench-peaks    predicted against measured peak memory of the bench's workloads"

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,9 +35,21 @@ from dpcompile.losses import make_program
 from dpcompile.measure.calibrate import calibrate
 from dpcompile.measure.extract import extract
 from dpcompile.measure.tune import seconds_of
+from dpcompile.plan.plan import Option
 from dpcompile.plan.select import options_of
 
+
+class Part(StrEnum):
+    """What is measured."""
+
+    LAYERS = "layers"
+    MODELS = "models"
+    BOTH = "both"
+
+
 CPU = torch.device("cpu")
+SHORTEST, LONGEST, MOST = 0.03, 1.0, 101
+"""Seconds that the fastest way is measured for at least, seconds for all ways together, and rounds that are never exceeded."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +85,19 @@ def measure(layer: Layer, hardware: Hardware, rounds: int) -> Measured:
     options, _ = options_of(site, hardware, layer.batch_size)
     programs = {f"{o.norm}+{o.sum}": extract(joint, site, o.norm, o.sum) for o in options}
     first = next(iter(programs.values()))
-    *measured, second = seconds_of([*programs.values(), first], layer.batch_size, CPU, rounds)
+    *measured, second = seconds_of([*programs.values(), first], layer.batch_size, CPU, enough(options, rounds))
     medians = dict(zip(programs, measured, strict=True))
     noise = abs(math.log(second / measured[0]))
     best = min(options, key=lambda option: option.seconds)
     predicted = {f"{o.norm}+{o.sum}": o.seconds for o in options}
     sizes = positions_of(site)
     return Measured(layer.name, layer.batch_size, predicted, medians, noise, f"{best.norm}+{best.sum}", *sizes)
+
+
+def enough(options: Sequence[Option], rounds: int) -> int:
+    """More rounds where all ways are short."""
+    seconds = [option.seconds for option in options]
+    return max(rounds, min(int(SHORTEST / min(seconds)), int(LONGEST / sum(seconds)), MOST))
 
 
 RULES = ("2T^2 <= pd", "always Gram", "always materialise")
@@ -117,7 +136,7 @@ def main(
     rounds: Annotated[int, typer.Option(min=3)] = 9,
     seconds: Annotated[float, typer.Option(help="Time for calibration.")] = 50.0,
     only: Annotated[str, typer.Option(help="Sites whose name contains this; results are then not written.")] = "",
-    models: Annotated[bool, typer.Option(help="Whole models too.")] = True,
+    part: Annotated[Part, typer.Option(help="Layers, models or both; the other part of the results is kept.")] = Part.BOTH,
     output: Annotated[Path, typer.Option(help="Folder for results.")] = RESULTS,
 ) -> None:
     """Calibrate, measure the grid and the models, print the figures, write results/<machine>-cost.{json,md,svg}."""
@@ -125,29 +144,45 @@ def main(
     console.print(f"calibrating for {seconds:.0f} s", style="dim")
     done = calibrate(HARDWARE["cpu"], CPU, seconds)
     console.print(f"{done.measurements} measurements in {done.seconds:.0f} s, spread {done.spread:.1%}")
-    layers = [layer for layer in grid() if only in layer.name]
-    sites = [measure(layer, done.hardware, rounds) for layer in track(layers, console=console)]
-    whole = measure_models(done, rounds, lambda name: console.print(name, style="dim")) if models else []
-    found = figures(sites)
-    print_all(console, found, sites, whole)
+    calibration = {"spread": done.spread, "measurements": done.measurements}
+    document: dict[str, Any] = {}
+    if part != Part.MODELS:
+        layers = [layer for layer in grid() if only in layer.name]
+        sites = [measure(layer, done.hardware, rounds) for layer in track(layers, console=console)]
+        document |= {"calibration": calibration, "figures": figures(sites), "sites": [asdict(site) for site in sites]}
+        print_sites(console, document["figures"], sites)
+    if part != Part.LAYERS:
+        whole = measure_models(done, rounds, lambda name: console.print(name, style="dim"))
+        document |= {"calibration of models": calibration, "models": [asdict(model) for model in whole]}
+        print_models(console, whole)
     if not only:
-        machine = describe_machine("cpu")
-        calibration = {"spread": done.spread, "measurements": done.measurements}
-        document = {"machine": machine, "calibration": calibration, "figures": found,
-                    "sites": [asdict(site) for site in sites], "models": [asdict(model) for model in whole]}  # fmt: skip
-        (output / f"{machine['name']}-cost.json").write_text(json.dumps(document, indent=1) + "\n", encoding="ascii")
-        write(output / f"{machine['name']}-cost.md", document, whole)
-        scatter(output / f"{machine['name']}-cost.svg", sites)
+        publish(output, document)
 
 
-def print_all(console: Console, found: dict[str, Any], sites: Sequence[Measured], whole: Sequence[Model]) -> None:
-    """The figures, the sites with the largest regrets, and the models."""
+def publish(folder: Path, measured: dict[str, Any]) -> None:
+    """Write the results; a part that was not measured stays what it was."""
+    machine = describe_machine("cpu")
+    path = folder / f"{machine['name']}-cost.json"
+    before = json.loads(path.read_text("ascii")) if path.exists() else {}
+    document = {**before, "machine": machine, **measured}
+    path.write_text(json.dumps(document, indent=1) + "\n", encoding="ascii")
+    if {"sites", "models"} <= document.keys():
+        write(path.with_suffix(".md"), document, [Model.read(facts) for facts in document["models"]])
+        scatter(path.with_suffix(".svg"), [Measured(**facts) for facts in document["sites"]])
+
+
+def print_sites(console: Console, found: dict[str, Any], sites: Sequence[Measured]) -> None:
+    """The figures, and the sites with the largest regrets."""
     console.print(found)
     for site in sorted(sites, key=lambda s: -s.regret())[:15]:
         best = min(site.seconds, key=site.seconds.__getitem__)
         console.print(f"{site.regret():.0%} {site.name} B={site.batch_size}: {site.chosen} "
                       f"{site.predicted[site.chosen] * 1e3:.2f}/{site.seconds[site.chosen] * 1e3:.2f} ms, best {best} "
                       f"{site.predicted[best] * 1e3:.2f}/{site.seconds[best] * 1e3:.2f} ms", highlight=False)  # fmt: skip
+
+
+def print_models(console: Console, whole: Sequence[Model]) -> None:
+    """One line per model."""
     for model in whole:
         ways = ", ".join(f"{name} {spent * 1e3:.1f}" for name, spent in model.seconds.items())
         console.print(f"{model.title}: predicted {model.predicted * 1e3:.1f} ms; {ways}; regret {model.regret():.1%}, "

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-import statistics
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from scipy.stats import trim_mean
 from torch import Tensor
 
 from benchmarks.cases import CASES, MAX_GRAD_NORM, Case
@@ -20,12 +22,17 @@ from dpcompile.measure.clock import Pace, once
 
 CPU = torch.device("cpu")
 AGAIN, ORDINARY = "auto again", "ordinary"
+ENOUGH: float = 40.0
+"""Seconds per model after which no more than the asked number of rounds are made."""
+MOST: int = 4
+"""Times the asked number of rounds."""
 
 
 @dataclass(frozen=True)
 class Model:
     """One model: seconds by way, what was predicted for our own choice, and the noise of its two measurements.
 
+    Seconds are means of the middle half of the rounds, at the pace of the calibration: one factor for all ways of a model.
     ordinary: predicted and measured seconds of the ordinary step.
     """
 
@@ -35,36 +42,47 @@ class Model:
     noise: float
     ordinary: tuple[float, float]
 
+    @classmethod
+    def read(cls, facts: dict[str, Any]) -> Model:
+        """From the JSON of earlier results."""
+        return cls(**{**facts, "ordinary": tuple(facts["ordinary"])})
+
     def regret(self) -> float:
         """How much slower our choice is than the best way, beyond the noise."""
         regret = self.seconds["auto"] / min(self.seconds.values()) - 1
         return regret if regret > self.noise else 0.0
 
 
-def paced(steps: Mapping[str, Step], rounds: int, done: Calibration) -> dict[str, list[float]]:
-    """Seconds of every step in every round at the pace of the calibration, each behind an untimed one of its own."""
-    pace = Pace(done.hardware.flops("float32"), CPU)
+def interleaved(steps: Mapping[str, Step], rounds: int, pace: Pace) -> dict[str, list[float]]:
+    """Seconds of every step in every round, each behind an untimed one of its own; more rounds for short steps."""
     samples: dict[str, list[float]] = {name: [] for name in steps}
-    names = list(steps)
-    for number in range(rounds):
+    names, started = list(steps), time.perf_counter()
+    for number in range(MOST * rounds):
         for name in names[number % len(names) :] + names[: number % len(names)]:
+            pace.read()
             steps[name]()
-            (spent,) = pace.corrected(lambda name=name: [once(steps[name], (), CPU)])  # type: ignore[misc]
-            samples[name].append(spent * done.pace)
+            samples[name].append(once(steps[name], (), CPU))
+        if number + 1 >= rounds and time.perf_counter() - started > ENOUGH:
+            break
     return samples
 
 
 def measure_model(case: Case, done: Calibration, rounds: int) -> Model:
-    """Our choice, twice, and everything that a user could have forced, interleaved."""
+    """Our choice, compiled twice, and everything that a user could have forced, interleaved.
+
+    Two instances, because the same step in other memory is a few per cent faster or slower for as long as the process runs.
+    """
     model, (x, y), hardware = case.model("cpu"), case.batch("cpu"), done.hardware
-    made = {"auto": private(case, model, hardware), **forced(case, model, hardware, x, y)}
-    steps: dict[str, Step] = {name: step_of(module, x, y) for name, module in [*made.items(), (AGAIN, made["auto"])]}
+    made = {"auto": private(case, model, hardware), **forced(case, model, hardware, x, y), AGAIN: private(case, model, hardware)}
+    steps: dict[str, Step] = {name: step_of(module, x, y) for name, module in made.items()}
     steps[ORDINARY] = ordinary_eager(case, model, x, y)
-    samples = paced(steps, rounds, done)
-    medians = {name: statistics.median(found) for name, found in samples.items()}
-    again, ordinary = medians.pop(AGAIN), medians.pop(ORDINARY)
-    noise, forecast = abs(math.log(again / medians["auto"])), made["auto"].report().forecast
-    return Model(case.title, forecast.seconds, medians, noise, (forecast.ordinary_seconds, ordinary))
+    pace = Pace(done.hardware.flops("float32"), CPU)
+    samples = interleaved(steps, rounds, pace)
+    slow = pace.usual / done.pace
+    means = {name: float(trim_mean(found, 0.25)) / slow for name, found in samples.items()}
+    again, ordinary = means.pop(AGAIN), means.pop(ORDINARY)
+    noise, forecast = abs(math.log(again / means["auto"])), made["auto"].report().forecast
+    return Model(case.title, forecast.seconds, means, noise, (forecast.ordinary_seconds, ordinary))
 
 
 def private(case: Case, model: torch.nn.Module, hardware: Hardware, **options: object) -> PrivateModule:

@@ -36,7 +36,9 @@ def write(path: Path, document: dict[str, Any], whole: Sequence[Model]) -> None:
         f"single prediction is {figures['median error']:.0%}.",
     ]
     if whole:
-        lines += ["", "Whole models (ms; the fastest way of all is bold):", "", *model_lines(whole)]
+        own = document["calibration of models"]
+        about = f"calibrated in their run: {own['measurements']} measurements with a spread of {own['spread']:.1%}"
+        lines += ["", f"Whole models (ms; the fastest way of all is bold), {about}:", "", *model_lines(whole)]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

@@ -33,6 +33,8 @@ Progress = Callable[[str, float], None]
 LONGEST = 0.012  # predicted seconds of one call
 LARGEST = 1.5e8  # bytes of operands
 CALLS = 3
+MOST_CALLS = 9  # of what is short
+ENOUGH = 0.002  # predicted seconds of all calls, above which there are no more than CALLS
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,8 @@ class Series:
             self.is_done = True
             return
         sizes, work = found
-        samples, uncorrected = pace.corrected(lambda: measured(self.subject, sizes, device)), formula(work, row)
+        uncorrected = formula(work, row)
+        samples = pace.corrected(lambda: measured(self.subject, sizes, device, calls_for(uncorrected)))
         self.points.append(tuple(math.log2(max(size, 1.0)) for size in place(work, uncorrected)))
         self.logarithms.append(math.log(statistics.median(samples) / uncorrected))
         self.noise.append(spread(samples))
@@ -135,12 +138,17 @@ def slowed(curve: Curve, factor: float) -> Curve:
     return replace(curve, logarithms=tuple(logarithm + math.log(factor) for logarithm in curve.logarithms))
 
 
-def measured(subject: Subject, sizes: dict[str, int], device: torch.device) -> list[float]:
+def calls_for(seconds: float) -> int:
+    """How many calls of so many predicted seconds are measured."""
+    return max(CALLS, min(MOST_CALLS, int(ENOUGH / seconds)))
+
+
+def measured(subject: Subject, sizes: dict[str, int], device: torch.device, calls: int = CALLS) -> list[float]:
     """Seconds of some calls at these sizes."""
     first = subject.operands(sizes, device)
     used = sum(x.nbytes for x in first if isinstance(x, torch.Tensor))
     sets = [first] + [with_workspace_of(first, subject.operands(sizes, device)) for _ in range(copies(used) - 1)]
-    return repeated(subject.run, sets, device, CALLS)
+    return repeated(subject.run, sets, device, calls)
 
 
 def with_workspace_of(first: tuple[Any, ...], operands: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -31,9 +31,29 @@ def once(call: Callable[..., Any], operands: Sequence[Any], device: torch.device
 
 
 def repeated(call: Callable[..., Any], sets: Sequence[Sequence[Any]], device: torch.device, calls: int) -> list[float]:
-    """Seconds of so many calls behind an untimed one, over the sets of operands in turn."""
+    """Seconds of so many calls behind an untimed one, over the sets of operands in turn, each behind other operations."""
     once(call, sets[0], device)
-    return [once(call, sets[number % len(sets)], device) for number in range(1, calls + 1)]
+    other, samples = OtherOperations(device), list[float]()
+    for number in range(1, calls + 1):
+        other.run()
+        samples.append(once(call, sets[number % len(sets)], device))
+    return samples
+
+
+class OtherOperations:
+    """What runs between two measured calls.
+
+    In a step a kernel finds the processor's caches full of other code; called again and again a small one takes half as long.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.blocks = torch.full((8, 64, 64), 0.5, device=device)
+        self.rows = torch.full((8, 64), 0.5, device=device)
+
+    def run(self) -> None:
+        """A few small operations of different kinds."""
+        total = torch.bmm(self.blocks, self.blocks).relu_().sum(1).mul(self.rows)
+        torch.softmax(total, 1)[:, :32].transpose(0, 1).contiguous()
 
 
 def spread(samples: Sequence[float]) -> float:
@@ -48,13 +68,15 @@ def copies(bytes_of_one: int, most: int = 4) -> int:
 
 
 class Pace:
-    """How fast the machine is at the moment: a product of known size is timed before and after every measurement.
+    """How fast the machine is at the moment: a product of known size is timed before every measurement.
 
-    Shared machines change their pace by tens of per cent within seconds, which no number of repetitions averages away; the
-    two products share it with the measurement between them. `usual` is the median of all readings so far.
+    Shared machines change their pace for minutes at a time, which no number of repetitions averages away. A single reading
+    scatters as much as what it is to correct, so measurements are divided by the median of the last `WINDOW`, a second or two;
+    `usual` is the median of all readings so far.
     """
 
     SIZE: int = 512
+    WINDOW: int = 51
 
     def __init__(self, flops: float, device: torch.device) -> None:
         self.expected = 2 * self.SIZE**3 / flops
@@ -62,11 +84,14 @@ class Pace:
         self.device = device
         self.matrix = torch.full((self.SIZE, self.SIZE), 0.5, device=device)
 
+    def read(self) -> None:
+        """Time the product once more, relative to its seconds at the rate of the hardware row."""
+        self.readings.append(once(torch.mm, (self.matrix, self.matrix), self.device) / self.expected)
+
+    @property
     def now(self) -> float:
-        """Seconds of the product, relative to its seconds at the rate of the hardware row."""
-        samples = [once(torch.mm, (self.matrix, self.matrix), self.device) for _ in range(3)]
-        self.readings.append(statistics.median(samples) / self.expected)
-        return self.readings[-1]
+        """The median of the last readings."""
+        return statistics.median(self.readings[-self.WINDOW :])
 
     @property
     def usual(self) -> float:
@@ -75,7 +100,5 @@ class Pace:
 
     def corrected(self, measure: Callable[[], list[float]]) -> list[float]:
         """Samples as they would be at the rate of the hardware row."""
-        before = self.now()
-        samples = measure()
-        slow = (before + self.now()) / 2
-        return [sample / slow for sample in samples]
+        self.read()
+        return [sample / self.now for sample in measure()]

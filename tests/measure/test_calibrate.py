@@ -124,8 +124,11 @@ def test_what_was_measured_at_another_pace_is_brought_to_the_usual_one() -> None
     pace = Pace(1e9, CPU)
     pace.readings += [2.0, 3.0, 2.0]
     assert pace.usual == 2.0
+    pace.readings += [5.0] * Pace.WINDOW
+    assert pace.now == 5.0
+    assert pace.corrected(lambda: [10.0])[0] == pytest.approx(2.0)  # the one reading that is really made is an outlier
     curve = Curve(((1.0,), (2.0,)), (0.0, 0.5))
-    assert slowed(curve, pace.usual).logarithms == pytest.approx((math.log(2), 0.5 + math.log(2)))
+    assert slowed(curve, 2.0).logarithms == pytest.approx((math.log(2), 0.5 + math.log(2)))
 
 
 def test_a_workspace_is_shared_by_all_sets_of_operands() -> None:
