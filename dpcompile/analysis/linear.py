@@ -45,7 +45,7 @@ def is_linear(node: fx.Node, flowing: Set[fx.Node]) -> bool:
     inside = [source for source in node.all_input_nodes if source in flowing]
     if not inside or node.target is operator.getitem:
         return True
-    if not isinstance(node.target, torch_private.OpOverload):
+    if not isinstance(node.target, torch_private.OpOverload) or is_whole(node):
         return False
     return is_linear_operation(node, node.target._schema.name.split("::")[1], inside, flowing)
 
@@ -86,10 +86,18 @@ def is_linear_addition(node: fx.Node, name: str, flowing: Set[fx.Node]) -> bool:
         base, left, right = node.args[:3]
         one = (left in flowing) != (right in flowing)
         return one and (base in flowing or is_zero(base))
-    if any(isinstance(argument, float) and argument != 0 for argument in node.args):
+    assert isinstance(node.target, torch_private.OpOverload)
+    names = [argument.name for argument in node.target._schema.arguments]
+    numbers = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
+    if isinstance(numbers.get("value"), (int, float)) and numbers["value"] != 0:
         return False  # a number that is put among the gradients
     values = [argument for argument in flat(node.args) if isinstance(argument, fx.Node) and is_floating(argument)]
     return all(value in flowing or is_zero(value) for value in values)
+
+
+def is_whole(node: fx.Node) -> bool:
+    """Whether the result is rounded to whole numbers, as casts and sums can."""
+    return isinstance(node.meta.get("val"), Tensor) and not is_floating(node)
 
 
 def is_floating(node: fx.Node) -> bool:

@@ -45,6 +45,9 @@ BENDS = {
     "relu": torch.relu,
     "softmax": lambda g: g.softmax(1),
     "put": lambda g: g.scatter(1, torch.zeros(g.shape[0], 1, dtype=torch.long), 0.5),
+    "put a whole number": lambda g: g.scatter(1, torch.zeros(g.shape[0], 1, dtype=torch.long), 1),
+    "whole numbers": lambda g: (10 * g).long().to(g.dtype) + g,
+    "sum of whole numbers": lambda g: g + (10 * g).sum(1, keepdim=True, dtype=torch.long).to(g.dtype),
 }
 
 
