@@ -12,7 +12,7 @@ from torch import fx
 from dpcompile.ir.axis import Batched, Constant, Mixes, Position, Shared, Summed, Uniform
 from dpcompile.ir.graph import size_expression
 from dpcompile.rules.families import additive_in
-from dpcompile.rules.rule import LAID, Laid, Result, Rule, Use, aligned, alike, differing, moved, refuse_numbers
+from dpcompile.rules.rule import LAID, Laid, Result, Rule, Use, aligned, alike, differing, moved, normal_dims, refuse_numbers
 from dpcompile.rules.view import PICKS, PICKS_WAY_OUT, fixed_numbers, keeps, keeps_zero, laid
 
 aten = torch.ops.aten
@@ -159,6 +159,44 @@ def select_scatter(use: Use) -> Result:
 
 
 @keeps_zero
+def diagonal_backward(use: Use) -> Result:
+    """The adjoint of diagonal, and diag_embed: zeros with a diagonal of two dimensions filled from the last one."""
+    state, rank = laid(use), len(use.result_shape())
+    if state.dim == len(use.shape(use.first)) - 1:
+        raise Mixes("the diagonal pairs examples with positions")
+    return moved(state, off_diagonal(use, rank)[state.dim])
+
+
+def off_diagonal(use: Use, rank: int) -> list[int]:
+    """The dimensions that a diagonal leaves alone, in order."""
+    dims = normal_dims([use["dim1"], use["dim2"]], rank)
+    return [dim for dim in range(rank) if dim not in dims]
+
+
+def diagonal_scatter(use: Use) -> Result:
+    """Writing a diagonal of two dimensions of the example."""
+    refuse_numbers(use)
+    shape, source = use.result_shape(), use.state(use["src"])
+    free, sizes = off_diagonal(use, len(shape)), use.shape(use["src"])
+    if isinstance(source, LAID):
+        if source.dim == len(sizes) - 1:
+            raise Mixes("the diagonal pairs examples with positions")
+        source = moved(source, free[source.dim])
+    if any(use.has_batch(shape[dim]) for dim in range(len(shape)) if dim not in free):
+        raise Mixes("the diagonal pairs examples with positions")
+    laid_like = [sizes[free.index(dim)] if dim in free else sympy.Integer(1) for dim in range(len(shape))]
+    return differing(use, aligned(use, [(use.state(use["self"]), shape), (source, laid_like)], shape), shape)
+
+
+@keeps_zero
+def unfold_backward(use: Use) -> Result:
+    """The adjoint of sliding windows, which lie along a last dimension."""
+    if use["dim"] % len(use.result_shape()) == laid(use).dim:
+        raise Mixes("windows slide over the batch")
+    return laid(use)
+
+
+@keeps_zero
 def slice_backward(use: Use) -> Result:
     """The adjoint of slice: zeros with the gradient in place."""
     state = laid(use)
@@ -176,5 +214,9 @@ RULES: dict[object, Rule] = {
     aten.cat.default: additive_in("tensors")(cat), aten.stack.default: additive_in("tensors")(stack),
     aten.constant_pad_nd.default: fixed_numbers("pad", "value")(pad_constant),
     aten.slice_scatter.default: additive_in("self", "src")(stop_within_batch(slice_scatter)),
+    aten.diagonal_backward.default: fixed_numbers("offset")(diagonal_backward),
+    aten.diag_embed.default: fixed_numbers("offset")(diagonal_backward),
+    aten.diagonal_scatter.default: additive_in("self", "src")(diagonal_scatter),
+    aten.unfold_backward.default: unfold_backward,
     aten.select_scatter.default: additive_in("self", "src")(select_scatter),
 }  # fmt: skip
