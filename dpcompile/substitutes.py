@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -132,6 +133,26 @@ def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str = "use_mm_fo
     return torch.cdist(x1, x2, p, compute_mode)
 
 
+def solve(A: Tensor, B: Tensor, *, left: bool = True) -> Tensor:
+    """torch.linalg.solve with one right side for all matrices spread over them; torch compares its sizes with the batch's."""
+    if A.dim() > B.dim() == 2 and any(not isinstance(n, int) for n in A.shape) and all(isinstance(n, int) for n in B.shape):
+        B = B.expand(*A.shape[:-2], *B.shape)
+    return torch.linalg.solve(A, B, left=left)
+
+
+def gaussian_nll_loss(
+    input: Tensor, target: Tensor, var: Tensor | float, full: bool = False, eps: float = 1e-6, reduction: str = "mean"
+) -> Tensor:
+    """F.gaussian_nll_loss for a variance per element or per row, without torch's check that none is negative."""
+    if isinstance(var, float) or input.dim() - var.dim() not in (0, 1):
+        return F.gaussian_nll_loss(input, target, var, full, eps, reduction)
+    var = var.unsqueeze(-1) if input.dim() > var.dim() else var
+    wide = var + (var.clamp(min=eps) - var).detach()  # torch clamps without a gradient
+    loss = 0.5 * (wide.log() + (input - target).square() / wide)
+    loss = loss + 0.5 * math.log(2 * math.pi) if full else loss
+    return loss.mean() if reduction == "mean" else loss.sum() if reduction == "sum" else loss
+
+
 def is_one(size: int) -> bool:
     """Whether a size is the number 1, whatever the batch."""
     return isinstance(size, int) and size == 1
@@ -144,6 +165,8 @@ SUBSTITUTES: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.take_along_dim: take_along_dim,
     Tensor.take_along_dim: take_along_dim,
     torch.cdist: cdist,
+    F.gaussian_nll_loss: gaussian_nll_loss,
+    torch.linalg.solve: solve,
 }
 
 
@@ -166,7 +189,7 @@ def traceable_modules() -> Iterator[None]:
     """Modules of torch whose own forward depends on data, in a form that does not; distributions without their checks of
     values, which a trace cannot make."""
     own = nn.AdaptiveLogSoftmaxWithLoss.forward
-    with torch_private.unchecked_distributions():
+    with torch_private.unchecked_distributions(), torch_private.unchecked_masks():
         nn.AdaptiveLogSoftmaxWithLoss.forward = adaptive_log_softmax  # type: ignore[assignment]
         try:
             yield

@@ -9,6 +9,7 @@ make_fx, functional_call and the sympy symbols are public. What is not, and why 
   _inductor.compile_fx              one compilation for every batch size (torch.compile specialises and recompiles)
   _python_dispatcher                keeps the batch symbol free in im2col's fake kernel
   Distribution._validate_args       whether distributions check values by default, which a trace cannot do
+  _detect_is_causal_mask            reads the values of a mask for a hint that nothing depends on
   _ASMoutput                        the result type of nn.AdaptiveLogSoftmaxWithLoss
   TorchDispatchMode                 sees every operation of the user's own run, also those inside fused functions
 """
@@ -94,6 +95,17 @@ def unchecked_distributions() -> Iterator[None]:
         yield
     finally:
         distribution.set_default_validate_args(checks)
+
+
+@contextlib.contextmanager
+def unchecked_masks() -> Iterator[None]:
+    """Transformers that do not read a mask to find out whether it is causal, which is a hint only: the mask counts."""
+    own = torch.nn.modules.transformer._detect_is_causal_mask
+    torch.nn.modules.transformer._detect_is_causal_mask = lambda mask, is_causal=None, size=None: is_causal is True
+    try:
+        yield
+    finally:
+        torch.nn.modules.transformer._detect_is_causal_mask = own
 
 
 @contextlib.contextmanager

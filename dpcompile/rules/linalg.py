@@ -98,7 +98,18 @@ def cross(use: Use) -> Result:
     return state
 
 
-transform = linear_in("self")(along("dim"))
+def places_from_the_front(rule: Rule) -> Rule:
+    """The transforms count dimensions from 0 only; called with -1 they read other memory."""
+
+    def wrapped(use: Use) -> Result:
+        if any(dim < 0 for dim in use["dim"]):
+            raise Mixes("a Fourier transform is given a negative dimension")
+        return rule(use)
+
+    return wrapped
+
+
+transform = places_from_the_front(linear_in("self")(along("dim")))
 RULES: dict[object, Rule] = {
     aten._fft_r2c.default: transform, aten._fft_c2c.default: transform, aten._fft_c2r.default: transform,
     aten.linalg_cross.default: linear_in("self", "other")(cross),
@@ -118,7 +129,7 @@ RULES: dict[object, Rule] = {
     aten.linalg_householder_product.default: leading((2,), input=2, tau=1),
     aten.linalg_pinv.atol_rtol_tensor: leading((2,), self=2, atol=0, rtol=0),
     aten.linalg_pinv.atol_rtol_float: leading((2,), self=2),
-    aten.geqrf.default: leading((2, 1), self=2), aten.ormqr.default: leading((2,), self=2, input2=1, input3=2),
+    aten.ormqr.default: linear_in("input3")(leading((2,), self=2, input2=1, input3=2)),
     aten._cdist_forward.default: leading((2,), x1=2, x2=2), aten._euclidean_dist.default: leading((2,), x1=2, x2=2),
     aten._cdist_backward.default: linear_in("grad")(leading((2,), grad=2, x1=2, x2=2, cdist=2)),
 }  # fmt: skip

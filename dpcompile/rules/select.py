@@ -19,13 +19,13 @@ aten = torch.ops.aten
 
 
 def stop_within_batch(rule: Rule) -> Rule:
-    """The stop of a slice may be the batch size only along the batch; there the rule looks at it."""
+    """The ends of a slice may be batch sizes only along the batch; there the rule looks at them."""
 
     def wrapped(use: Use) -> Result:
         shape = use.result_shape()
-        return rule(use) if use.has_batch(shape[use["dim"] % len(shape)]) else fixed_numbers("end")(rule)(use)
+        return rule(use) if use.has_batch(shape[use["dim"] % len(shape)]) else fixed_numbers("start", "end")(rule)(use)
 
-    return fixed_numbers("start", "step")(wrapped)
+    return fixed_numbers("step")(wrapped)
 
 
 def full_range(use: Use, start: Any, end: Any, step: Any, size: sympy.Expr) -> bool:
@@ -42,8 +42,27 @@ def slice_(use: Use) -> Result:
     state = use.state(use.first) if isinstance(use.state(use.first), Position) else laid(use)
     assert isinstance(state, (Position, *LAID))
     if use["dim"] % len(shape) == state.dim and not full_range(use, use["start"], use["end"], use["step"], shape[state.dim]):
-        raise Mixes(PICKS, PICKS_WAY_OUT)
+        return part(use, state, size_at(use["start"], 0), use.result_shape()[state.dim])
     return state
+
+
+def part(use: Use, state: Any, start: sympy.Expr, size: sympy.Expr) -> Laid:
+    """Some of the whole batches that were put one behind the other, as by cat([x, y]): never a part of a batch."""
+    if not isinstance(state, LAID):
+        raise Mixes(PICKS, PICKS_WAY_OUT)
+    block = state.inner * use.symbol
+    first, count = start / block, size / block
+    if use.has("step") and use["step"] not in (None, 1):
+        raise Mixes(PICKS, PICKS_WAY_OUT)
+    if not (first.is_Integer and count.is_Integer and first >= 0 and 0 < count and first + count <= state.outer):
+        raise Mixes(PICKS, PICKS_WAY_OUT)
+    return type(state)(state.dim, int(count), state.inner)
+
+
+def size_at(argument: Any, default: int) -> sympy.Expr:
+    """A place along the batch as an expression in the batch size."""
+    given = argument.meta["val"] if isinstance(argument, fx.Node) else argument
+    return size_expression(default if given is None else given)
 
 
 @keeps
@@ -73,10 +92,15 @@ def unbind(use: Use) -> Result:
 
 def split(use: Use) -> Result:
     """Pieces along a dimension of the example."""
-    state = use.state(use.first)
-    if isinstance(state, LAID) and use["dim"] % len(use.shape(use.first)) == state.dim:
-        raise Mixes(PICKS, PICKS_WAY_OUT)
-    return (state,) * len(use.node.meta["val"])
+    state, place = use.state(use.first), sympy.Integer(0)
+    if not isinstance(state, LAID) or use["dim"] % len(use.shape(use.first)) != state.dim:
+        return (state,) * len(use.node.meta["val"])
+    parts = []
+    for index in range(len(use.node.meta["val"])):
+        size = use.result_shape(index)[state.dim]
+        parts.append(part(use, state, place, size))
+        place += size
+    return tuple(parts)
 
 
 def cat(use: Use) -> Result:
@@ -202,8 +226,17 @@ def slice_backward(use: Use) -> Result:
     state = laid(use)
     if use["dim"] % len(use.result_shape()) == state.dim and not full_range(
             use, use["start"], use["end"], use["step"], use.result_shape()[state.dim]):  # fmt: skip
-        raise Mixes(PICKS, PICKS_WAY_OUT)
+        return filled(use, state)
     return state
+
+
+def filled(use: Use, state: Laid) -> Laid:
+    """Zeros with some whole batches filled: the gradient of `part`, which holds each example's own zeros besides."""
+    whole = use.result_shape()[state.dim] / (state.inner * use.symbol)
+    if not whole.is_Integer:
+        raise Mixes(PICKS, PICKS_WAY_OUT)
+    part(use, type(state)(state.dim, int(whole), state.inner), size_at(use["start"], 0), use.shape(use.first)[state.dim])
+    return Batched(state.dim, int(whole), state.inner)
 
 
 RULES: dict[object, Rule] = {
