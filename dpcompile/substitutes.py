@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from dpcompile import torch_private
+from dpcompile.ir.errors import UnsupportedOperation, refusal
 
 
 class DenseGradients(TorchFunctionMode):
@@ -17,20 +24,34 @@ class DenseGradients(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         place = {torch.embedding: 4, F.embedding: 6}.get(func)
         if place is not None:
+            refuse_max_norm(func, args, kwargs)
             args, kwargs = args[:place], {**kwargs, "sparse": False}
         return func(*args, **kwargs)
 
 
-class Criteria(TorchFunctionMode):
-    """Two criteria in elementary operations: torch 2.11's cross entropy against probabilities fixes the batch size while
-    tracing, and torch's decomposition of multilabel_margin_loss counts padded targets."""
+def refuse_max_norm(func: Any, args: Any, kwargs: dict[str, Any]) -> None:
+    """Renormalised tables are written to by the batch that looks rows up."""
+    given = args[3] if func is F.embedding and len(args) > 3 else kwargs.get("max_norm")
+    if given is not None:
+        raise UnsupportedOperation(
+            refusal(
+                f"embedding with max_norm={given}",
+                "",
+                "the rows that the batch looks up are rescaled in place, so that the parameter itself carries the examples",
+                "leave max_norm out, and rescale the whole table outside the step",
+            )
+        )
+
+
+class Substitutes(TorchFunctionMode):
+    """Functions in elementary operations, mostly because torch's own fix the batch size while they are traced."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         target = args[1] if len(args) > 1 else kwargs.get("target")
         if func is F.cross_entropy and isinstance(target, Tensor) and target.is_floating_point():
             return soft_cross_entropy(*args, **kwargs)
-        return (multilabel_margin_loss if func is F.multilabel_margin_loss else func)(*args, **kwargs)
+        return SUBSTITUTES.get(func, func)(*args, **kwargs)
 
 
 def soft_cross_entropy(
@@ -64,3 +85,113 @@ def multilabel_margin_loss(
     is_label = ((labels.unsqueeze(2) == torch.arange(input.shape[1], device=input.device)) & counted).any(1)
     margins = (1 - input.gather(1, labels).unsqueeze(2) + input.unsqueeze(1)).clamp(min=0)
     return torch.where(counted & ~is_label.unsqueeze(1), margins, 0.0).sum((1, 2)) / input.shape[1]
+
+
+def multi_dot(tensors: Sequence[Tensor]) -> Tensor:
+    """torch.linalg.multi_dot from left to right; torch chooses an order by sizes, the number of examples among them."""
+    return functools.reduce(torch.matmul, tensors)
+
+
+def affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool | None = None) -> Tensor:
+    """F.affine_grid: theta f[N, 2, 3] or f[N, 3, 4] applied to the regular grid of an image, f[N, ..., 2 or 3]."""
+    lengths = list(size[2:])
+    if len(lengths) not in (2, 3):
+        return F.affine_grid(theta, size, align_corners)  # type: ignore[arg-type]  # torch says what is wrong
+    axes = [steps(n, bool(align_corners), theta) for n in lengths]
+    places = torch.meshgrid(*axes, indexing="ij")[::-1]
+    base = torch.stack([*places, torch.ones_like(places[0])], -1).flatten(0, -2)
+    return (base @ theta.transpose(1, 2)).unflatten(1, lengths)
+
+
+def steps(count: int, align_corners: bool, like: Tensor) -> Tensor:
+    """Places of `count` pixels between -1 and 1."""
+    if count <= 1:
+        return like.new_zeros(count)
+    places = torch.linspace(-1, 1, count, dtype=like.dtype, device=like.device)
+    return places if align_corners else places * ((count - 1) / count)
+
+
+def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Tensor:
+    """torch.take_along_dim: gather, with dimensions of size 1 spread over those of the other operand."""
+    if dim is None or input.dim() != indices.dim():
+        return torch.take_along_dim(input, indices, dim)
+    place = dim % input.dim()
+
+    def spread(x: Tensor, other: Tensor) -> Tensor:
+        wanted = [-1 if d == place or not is_one(n) else other.shape[d] for d, n in enumerate(x.shape)]
+        return x.expand(wanted)
+
+    return spread(input, indices).gather(place, spread(indices, input))
+
+
+def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str = "use_mm_for_euclid_dist_if_necessary") -> Tensor:
+    """torch.cdist of the examples' vectors to a table, one example at a time; torch chooses a kernel by their number."""
+    if x1.dim() == 2 and not isinstance(x1.shape[0], int) and all(isinstance(n, int) for n in x2.shape):
+        return torch.cdist(x1.unsqueeze(-2), x2, p, compute_mode).squeeze(-2)
+    if x2.dim() == 2 and not isinstance(x2.shape[0], int) and all(isinstance(n, int) for n in x1.shape):
+        return torch.cdist(x2.unsqueeze(-2), x1, p, compute_mode).squeeze(-2).transpose(-1, -2)
+    return torch.cdist(x1, x2, p, compute_mode)
+
+
+def solve(A: Tensor, B: Tensor, *, left: bool = True) -> Tensor:
+    """torch.linalg.solve with one right side for all matrices spread over them; torch compares its sizes with the batch's."""
+    if A.dim() > B.dim() == 2 and any(not isinstance(n, int) for n in A.shape) and all(isinstance(n, int) for n in B.shape):
+        B = B.expand(*A.shape[:-2], *B.shape)
+    return torch.linalg.solve(A, B, left=left)
+
+
+def gaussian_nll_loss(
+    input: Tensor, target: Tensor, var: Tensor | float, full: bool = False, eps: float = 1e-6, reduction: str = "mean"
+) -> Tensor:
+    """F.gaussian_nll_loss for a variance per element or per row, without torch's check that none is negative."""
+    if isinstance(var, float) or input.dim() - var.dim() not in (0, 1):
+        return F.gaussian_nll_loss(input, target, var, full, eps, reduction)
+    var = var.unsqueeze(-1) if input.dim() > var.dim() else var
+    wide = var + (var.clamp(min=eps) - var).detach()  # torch clamps without a gradient
+    loss = 0.5 * (wide.log() + (input - target).square() / wide)
+    loss = loss + 0.5 * math.log(2 * math.pi) if full else loss
+    return loss.mean() if reduction == "mean" else loss.sum() if reduction == "sum" else loss
+
+
+def is_one(size: int) -> bool:
+    """Whether a size is the number 1, whatever the batch."""
+    return isinstance(size, int) and size == 1
+
+
+SUBSTITUTES: dict[Callable[..., Any], Callable[..., Any]] = {
+    F.multilabel_margin_loss: multilabel_margin_loss,  # torch's decomposition counts padded targets
+    torch.linalg.multi_dot: multi_dot,
+    F.affine_grid: affine_grid,
+    torch.take_along_dim: take_along_dim,
+    Tensor.take_along_dim: take_along_dim,
+    torch.cdist: cdist,
+    F.gaussian_nll_loss: gaussian_nll_loss,
+    torch.linalg.solve: solve,
+}
+
+
+def adaptive_log_softmax(module: nn.AdaptiveLogSoftmaxWithLoss, input_: Tensor, target_: Tensor) -> Any:
+    """nn.AdaptiveLogSoftmaxWithLoss.forward with every cluster for every row; torch's own picks the rows of each cluster,
+    and their number depends on the targets."""
+    input, target = (input_, target_) if target_.dim() else (input_[None], target_[None])
+    head = module.head(input).log_softmax(1)
+    bounds = module.cutoffs
+    output = head.gather(1, target.clamp(max=bounds[0] - 1).unsqueeze(1)).squeeze(1)
+    for index, (low, high) in enumerate(zip(bounds, bounds[1:], strict=False)):
+        inside = module.tail[index](input).log_softmax(1).gather(1, (target - low).clamp(0, high - low - 1).unsqueeze(1))
+        output = torch.where((target >= low) & (target < high), inside.squeeze(1) + head[:, bounds[0] + index], output)
+    loss = (-output).mean()
+    return torch_private.adaptive_output(output if target_.dim() else output[0], loss)
+
+
+@contextlib.contextmanager
+def traceable_modules() -> Iterator[None]:
+    """Modules of torch whose own forward depends on data, in a form that does not; distributions without their checks of
+    values, which a trace cannot make."""
+    own = nn.AdaptiveLogSoftmaxWithLoss.forward
+    with torch_private.unchecked_distributions(), torch_private.unchecked_masks():
+        nn.AdaptiveLogSoftmaxWithLoss.forward = adaptive_log_softmax  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            nn.AdaptiveLogSoftmaxWithLoss.forward = own  # type: ignore[method-assign]

@@ -8,6 +8,9 @@ make_fx, functional_call and the sympy symbols are public. What is not, and why 
   _ops.OpOverload                   the type of a node's ATen operation, with schema and tags
   _inductor.compile_fx              one compilation for every batch size (torch.compile specialises and recompiles)
   _python_dispatcher                keeps the batch symbol free in im2col's fake kernel
+  Distribution._validate_args       whether distributions check values by default, which a trace cannot do
+  _detect_is_causal_mask            reads the values of a mask for a hint that nothing depends on
+  _ASMoutput                        the result type of nn.AdaptiveLogSoftmaxWithLoss
   TorchDispatchMode                 sees every operation of the user's own run, also those inside fused functions
 """
 
@@ -30,9 +33,11 @@ from torch._inductor.compile_fx import compile_fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+from torch.nn.modules.adaptive import _ASMoutput
 from torch.utils._python_dispatch import TorchDispatchMode
 
 Fakes = FakeTensorMode
+adaptive_output = _ASMoutput
 OpOverload = torch._ops.OpOverload
 
 
@@ -78,6 +83,29 @@ def tracing_context(mode: FakeTensorMode) -> Iterator[None]:
     finally:
         torch.compiler._is_compiling_flag = compiling
         torch.backends.opt_einsum.enabled = ordered
+
+
+@contextlib.contextmanager
+def unchecked_distributions() -> Iterator[None]:
+    """torch.distributions without the checks of values that are on by default."""
+    distribution = torch.distributions.Distribution
+    checks = distribution._validate_args
+    distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        distribution.set_default_validate_args(checks)
+
+
+@contextlib.contextmanager
+def unchecked_masks() -> Iterator[None]:
+    """Transformers that do not read a mask to find out whether it is causal, which is a hint only: the mask counts."""
+    own = torch.nn.modules.transformer._detect_is_causal_mask
+    torch.nn.modules.transformer._detect_is_causal_mask = lambda mask, is_causal=None, size=None: is_causal is True
+    try:
+        yield
+    finally:
+        torch.nn.modules.transformer._detect_is_causal_mask = own
 
 
 @contextlib.contextmanager

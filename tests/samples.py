@@ -13,6 +13,7 @@ from meaning import Sample
 from samples_contract import CONTRACTIONS, NORMALISATIONS
 from samples_index import LOOKUPS
 from samples_layers import ATTENTION, CREATION, LOSSES, RANDOM, RECURRENT, WINDOWS
+from samples_linalg import LINALG
 from samples_pointwise import POINTWISE
 from samples_reduce import ALONG, REDUCTIONS
 from samples_view import JOINS, VIEWS
@@ -28,5 +29,5 @@ def by_operation(samples: tuple[Sample, ...]) -> dict[Any, tuple[Sample, ...]]:
 
 SAMPLES = by_operation((
     *POINTWISE, *VIEWS, *JOINS, *REDUCTIONS, *ALONG, *CONTRACTIONS, *NORMALISATIONS, *LOOKUPS, *WINDOWS, *ATTENTION,
-    *CREATION, *RANDOM, *LOSSES, *RECURRENT,
+    *CREATION, *LINALG, *RANDOM, *LOSSES, *RECURRENT,
 ))  # fmt: skip

@@ -102,6 +102,8 @@ class RecurrentSites(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        if func is torch._pack_padded_sequence:  # what a trace shows of pack_padded_sequence
+            raise UnsupportedOperation(_packed_sequence(func))
         layer = LAYERS.get(func)
         if layer is None:
             return func(*args, **kwargs)

@@ -7,10 +7,12 @@ from collections.abc import Iterable
 
 import torch
 
-from dpcompile.rules import contract, families, index, nn, normalise, pointwise, reduce, select, view
+from dpcompile.rules import contract, families, index, linalg, nn, normalise, pointwise, reduce, select, view
 from dpcompile.rules.rule import Rule, python_rule
 
-TABLES = (pointwise.RULES, view.RULES, select.RULES, reduce.RULES, contract.RULES, normalise.RULES, index.RULES, nn.RULES)
+TABLES = (
+    pointwise.RULES, view.RULES, select.RULES, reduce.RULES, contract.RULES, linalg.RULES, normalise.RULES, index.RULES, nn.RULES,
+)  # fmt: skip
 PYTHON: dict[object, Rule] = dict.fromkeys(
     (
         operator.getitem,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sympy
 import torch
 from torch import fx
 
@@ -113,6 +114,41 @@ def index_add(use: Use) -> Result:
     raise Mixes("rows are added across examples")
 
 
+def index_write(use: Use) -> Result:
+    """Writing rows of every example at indices that all examples share."""
+    refuse_numbers(use)
+    dim = use["dim"] % max(len(use.shape(use["self"])), 1)
+    if not is_fixed(use, use["index"]):
+        raise Mixes("an index that differs per example says where values are written", "use scatter along the example's own dimension")
+    operands = [(use.state(node), use.shape(node)) for node in use.tensors() if node is not use["index"]]
+    if any(shape and use.has_batch(shape[dim]) for _, shape in operands):
+        raise Mixes("values are written across examples")
+    return differing(use, aligned(use, operands, use.result_shape()), use.result_shape())
+
+
+def take(use: Use) -> Result:
+    """Elements of a shared tensor by their place in it."""
+    refuse_numbers(use)
+    index = use.state(use["index"])
+    if not is_fixed(use, use["self"]):
+        raise Mixes("take counts elements over the whole batch", "use gather or take_along_dim within the example")
+    if isinstance(index, Summed):
+        raise Mixes("a sum over the batch is used as an index")
+    return index if isinstance(index, LAID) else alike(use, use.result_shape())
+
+
+def put(use: Use) -> Result:
+    """Adding elements into zeros by their place: the adjoint of take."""
+    refuse_numbers(use)
+    laid = {state for state in (use.state(use["index"]), use.state(use["source"])) if isinstance(state, LAID)}
+    places = {(state.dim, state.outer, state.inner) for state in laid}
+    is_laid = isinstance(use.state(use["index"]), LAID) and not isinstance(use.state(use["source"]), (Shared, Summed))
+    if is_laid and len(places) == 1 and is_zero_table(use) and use["accumulate"] and (
+            len(use.shape(use["index"])) == len(use.shape(use["source"]))):  # fmt: skip
+        return SUMMED
+    raise Mixes("put counts elements over the whole batch", "use scatter or index_put within the example")
+
+
 def indexed_dims(indices: list[fx.Node | None]) -> list[int]:
     """The dimensions that advanced indexing replaces."""
     return [dim for dim, index in enumerate(indices) if index is not None]
@@ -200,6 +236,8 @@ def index_put(use: Use) -> Result:
     """Adding values at indices into zeros (a gradient), or writing within each example."""
     indices: list[fx.Node | None] = list(use["indices"])
     base, values, dims = use.state(use["self"]), use.state(use["values"]), indexed_dims(indices)
+    if is_masked_fill(use, indices):
+        return masked_fill(use, indices)
     rank = max(len(use.shape(node)) for node in indices if node is not None)
     refuse_booleans(indices)
     chosen, is_position = index_layout(use, indices, rank)
@@ -218,6 +256,23 @@ def index_put(use: Use) -> Result:
     if is_position and within and (fitting or isinstance(values, (Shared, Constant))):
         return Batched(axes[0])
     raise Mixes("values are written across examples")
+
+
+def is_masked_fill(use: Use, indices: list[fx.Node | None]) -> bool:
+    """Whether one number is written wherever a mask over the first dimensions is true: x[x < 0] = 1."""
+    masks = [node for node in indices if node is not None]
+    return len(indices) == len(masks) == 1 and masks[0].meta["val"].dtype == torch.bool and use.shape(use["values"]) == []
+
+
+def masked_fill(use: Use, indices: list[fx.Node | None]) -> Result:
+    """The same as torch.where, the mask spread over the last dimensions."""
+    refuse_numbers(use)
+    mask, shape = indices[0], use.result_shape()
+    assert mask is not None
+    sizes = use.shape(mask)
+    sizes = [*sizes, *[sympy.Integer(1)] * (len(shape) - len(sizes))]
+    operands = [(use.state(use["self"]), shape), (use.state(use["values"]), []), (use.state(mask), sizes)]
+    return differing(use, aligned(use, operands, shape), shape)
 
 
 def fits(values: State, chosen: Laid, start: int, shift: int) -> bool:
@@ -244,12 +299,19 @@ RULES: dict[object, Rule] = {
     aten.embedding_dense_backward.default: embedding_backward,
     aten._embedding_bag.default: embedding_bag,
     aten._embedding_bag_forward_only.default: embedding_bag,
-    aten.gather.default: gather,
-    aten.scatter.src: scatter,
-    aten.scatter.value: scatter,
+    aten.gather.default: linear_in("self")(gather),
+    aten.scatter.src: additive_in("self", "src")(scatter),
+    aten.scatter.value: additive_in("self", "value")(scatter),
     aten.scatter_add.default: additive_in("self", "src")(scatter),
     aten.index_select.default: linear_in("self")(index_select),
     aten.index_add.default: additive_in("self", "source")(index_add),
+    aten.scatter_reduce.two: scatter,
+    aten.index_copy.default: additive_in("self", "source")(index_write),
+    aten.index_fill.int_Scalar: additive_in("self", "value")(index_write),
+    aten.index_fill.int_Tensor: additive_in("self", "value")(index_write),
+    aten.index_reduce.default: index_write,
+    aten.take.default: linear_in("self")(take),
+    aten.put.default: put,
     aten.index.Tensor: linear_in("self")(index),
     aten._unsafe_index.Tensor: linear_in("self")(index),
     aten.index_put.default: additive_in("self", "values")(index_put),

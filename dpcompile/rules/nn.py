@@ -21,7 +21,8 @@ from dpcompile.ir.axis import (
 )
 from dpcompile.ir.graph import size_expression
 from dpcompile.kernels.recurrent_ops import EXAMPLE_DIMS
-from dpcompile.rules.families import trailing
+from dpcompile.rules.families import linear_in, trailing
+from dpcompile.rules.linalg import leading
 from dpcompile.rules.pointwise import random_like
 from dpcompile.rules.rule import LAID, Result, Rule, Use, alike, is_fixed, moved, refuse_numbers
 
@@ -141,6 +142,22 @@ def random(use: Use) -> Result:
     return Batched(state.dim, state.outer, state.inner) if isinstance(state, Uniform) else state
 
 
+def random_rows(use: Use) -> Result:
+    """Values drawn from the distribution in every last dimension, differently for every example."""
+    state = leading((1,), self=1)(use)
+    return Batched(state.dim, state.outer, state.inner) if isinstance(state, Uniform) else state
+
+
+def margins(use: Use) -> Result:
+    """multi_margin_loss and its backward: one value, or one row of gradients, per row of the scores."""
+    refuse_numbers(use)
+    if use["reduction"] != 0:
+        raise Mixes("the loss is reduced over the rows of all examples", REDUCED)
+    if use["weight"] is not None and not is_fixed(use, use["weight"]):
+        raise Mixes("class weights depend on the batch")
+    return aligned_first(use, *(name for name in ("grad_output", "self", "target") if use.has(name)))
+
+
 def grid_sample(use: Use) -> Result:
     """Input and grid hold their examples along the first dimension."""
     refuse_numbers(use)
@@ -196,6 +213,12 @@ def overloads(*names: str) -> list[Any]:
     return [op for op in found if not op._schema.is_mutable and not any(word in op._overloadname for word in unused)]
 
 
+def window(op: Any, count: int) -> Rule:
+    """Pooling, padding and resizing of the last dimensions: linear in the first operand but for maxima."""
+    rule = trailing(count, SIZES)
+    return rule if "max" in op._schema.name else linear_in(op._schema.arguments[0].name)(rule)
+
+
 POOLS = ("max_pool2d_with_indices", "max_pool2d_with_indices_backward", "avg_pool2d", "avg_pool2d_backward",
          "_adaptive_avg_pool2d", "_adaptive_avg_pool2d_backward", "adaptive_max_pool2d", "adaptive_max_pool2d_backward",
          "upsample_nearest2d", "upsample_nearest2d_backward", "upsample_bilinear2d", "upsample_bilinear2d_backward",
@@ -210,7 +233,8 @@ POOLS_3D = ("max_pool3d_with_indices", "max_pool3d_with_indices_backward", "avg_
             "_adaptive_avg_pool3d", "_adaptive_avg_pool3d_backward", "upsample_nearest3d", "upsample_nearest3d_backward",
             "upsample_trilinear3d", "upsample_trilinear3d_backward", "_upsample_nearest_exact3d",
             "_upsample_nearest_exact3d_backward", "im2col", "pixel_shuffle", "pixel_unshuffle", "replication_pad3d",
-            "replication_pad3d_backward", "reflection_pad3d", "reflection_pad3d_backward", "max_unpool2d")  # fmt: skip
+            "replication_pad3d_backward", "reflection_pad3d", "reflection_pad3d_backward", "max_unpool2d", "max_unpool3d",
+            "adaptive_max_pool3d", "adaptive_max_pool3d_backward")  # fmt: skip
 ATTENTION = ("_scaled_dot_product_flash_attention", "_scaled_dot_product_flash_attention_backward",
              "_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention_for_cpu_backward",
              "_scaled_dot_product_efficient_attention", "_scaled_dot_product_efficient_attention_backward",
@@ -223,15 +247,17 @@ CREATED = ("full", "zeros", "ones", "empty", "new_full", "new_zeros", "new_ones"
 
 RULES: dict[object, Rule] = {
     **recurrent_rules(),
-    **{op: trailing(2, SIZES) for op in overloads(*POOLS)},
-    **{op: trailing(1, SIZES) for op in overloads(*POOLS_1D)},
-    **{op: trailing(3, SIZES) for op in overloads(*POOLS_3D)},
+    **{op: window(op, 2) for op in overloads(*POOLS)},
+    **{op: window(op, 1) for op in overloads(*POOLS_1D)},
+    **{op: window(op, 3) for op in overloads(*POOLS_3D)},
     **dict.fromkeys(overloads(*ATTENTION), attention),
     **dict.fromkeys(overloads(*CREATED), created),
     **dict.fromkeys(overloads("arange"), arange),
     **dict.fromkeys(overloads("rand", "randn", "randint", "normal"), random),
     **dict.fromkeys(overloads("grid_sampler_2d", "grid_sampler_2d_backward"), grid_sample),
     **dict.fromkeys(overloads("grid_sampler_3d", "grid_sampler_3d_backward"), grid_sample),
+    aten.multinomial.default: random_rows, aten._sample_dirichlet.default: random_rows,
+    aten.multi_margin_loss.default: margins, aten.multi_margin_loss_backward.default: margins,
     aten.nll_loss_forward.default: nll_loss, aten.nll_loss2d_forward.default: nll_loss,
     aten.nll_loss_backward.default: nll_loss_backward, aten.nll_loss2d_backward.default: nll_loss_backward,
 }  # fmt: skip

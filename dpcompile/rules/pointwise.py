@@ -68,6 +68,13 @@ linear_self = linear_in("self")(pointwise)
 linear_copy = linear_in("self")(clone)
 additive = additive_in("self", "other")(pointwise)
 
+DRAWN = (
+    aten.bernoulli.Tensor, aten.poisson.default, aten.binomial.default, aten._standard_gamma.default, aten.exponential.default,
+    aten.uniform.default, aten.normal_functional.default, aten.cauchy.default, aten.geometric.default, aten.log_normal.default,
+    aten.random.default, aten.random.to,
+)  # fmt: skip
+"""Draws in the shape of an operand, some of them around its values."""
+
 RULES: dict[object, Rule] = {
     aten.mul.Tensor: multilinear,
     aten.mul.Scalar: linear_self,
@@ -77,6 +84,7 @@ RULES: dict[object, Rule] = {
     aten.add.Tensor: additive,
     aten.add.Scalar: additive,
     aten.sub.Tensor: additive,
+    aten.rsub.Tensor: additive,
     aten.where.self: additive,
     aten.masked_fill.Scalar: additive_in("self", "value")(pointwise),
     aten.masked_fill.Tensor: additive_in("self", "value")(pointwise),
@@ -85,18 +93,29 @@ RULES: dict[object, Rule] = {
     aten.contiguous.default: linear_copy,
     aten.copy.default: linear_in("src")(copy),
     aten.log_sigmoid_forward.default: pointwise,
-    aten.real.default: pointwise,
-    aten.imag.default: pointwise,
+    aten.real.default: linear_self,
+    aten._conj.default: linear_self,
+    aten._neg_view.default: linear_self,
+    aten._conj_physical.default: linear_self,
+    aten.resolve_conj.default: linear_self,
+    aten.complex.default: additive_in("real", "imag")(pointwise),
+    aten.polar.default: pointwise,
+    aten.imag.default: linear_self,
     aten.native_dropout.default: native_dropout,
     aten.bernoulli.default: random_like,
     aten.bernoulli.p: random_like,
     aten.rand_like.default: random_like,
     aten.randn_like.default: random_like,
     aten.randint_like.default: random_like,
+    **dict.fromkeys(DRAWN, random_like),
+    aten._standard_gamma_grad.default: pointwise,
+    aten._dirichlet_grad.default: pointwise,
+    aten.rrelu_with_noise_backward.default: linear_in("grad_output")(pointwise),
     aten.rrelu_with_noise_functional.default: noisy_rrelu,
     aten.native_dropout_backward.default: linear_in("grad_output")(pointwise),
+    aten.hardswish.default: pointwise,
     aten._prelu_kernel.default: pointwise,
-    aten._prelu_kernel_backward.default: pointwise,
+    aten._prelu_kernel_backward.default: linear_in("grad_output")(pointwise),
 }
 
 

@@ -6,7 +6,8 @@ import torch
 
 from dpcompile.ir.axis import Constant, Mixes
 from dpcompile.rules.families import along, linear_in, reduction
-from dpcompile.rules.rule import LAID, Result, Rule, Use, aligned, is_fixed, refuse_numbers
+from dpcompile.rules.linalg import leading
+from dpcompile.rules.rule import LAID, Result, Rule, Use, aligned, differing, is_fixed, refuse_numbers
 
 aten = torch.ops.aten
 
@@ -30,12 +31,23 @@ def sort(use: Use) -> Result:
 
 
 def searchsorted(use: Use) -> Result:
-    """Buckets from shared boundaries."""
+    """Buckets from shared boundaries, or from each example's own."""
     refuse_numbers(use)
     boundaries, sorter = use["sorted_sequence"], use["sorter"]
+    if len(use.shape(boundaries)) > 1:
+        return leading((1,), sorted_sequence=1, self=1, sorter=1)(use)
     if not is_fixed(use, boundaries) or (sorter is not None and not is_fixed(use, sorter)):
         raise Mixes("the sorted sequence depends on the batch")
     return aligned(use, [(use.state(use["self"]), use.shape(use["self"]))], use.result_shape())
+
+
+def bucketize(use: Use) -> Result:
+    """Buckets from shared boundaries."""
+    refuse_numbers(use)
+    if not is_fixed(use, use["boundaries"]):
+        raise Mixes("the boundaries of the buckets depend on the batch")
+    shape = use.result_shape()
+    return differing(use, aligned(use, [(use.state(use["self"]), use.shape(use["self"]))], shape), shape)
 
 
 def renorm(use: Use) -> Result:
@@ -74,6 +86,9 @@ RULES: dict[object, Rule] = {
     aten.var.correction: other, aten.std.correction: other, aten.var_mean.correction: other, aten.prod.dim_int: other,
     aten.any.dim: other, aten.all.dim: other, aten.any.dims: other, aten.all.dims: other, aten.median.dim: other,
     aten.linalg_vector_norm.default: other, aten.norm.ScalarOpt_dim: other, aten.count_nonzero.dim_IntList: other,
+    aten.count_nonzero.default: other,
+    aten.nanmedian.dim: other, aten.mode.default: other, aten.aminmax.default: other, aten.std_mean.correction: other,
+    aten.nansum.default: other, aten.nanmedian.default: all_elements,
     aten.max.default: all_elements, aten.min.default: all_elements, aten.any.default: all_elements,
     aten.all.default: all_elements, aten.var.default: all_elements, aten.prod.default: all_elements,
     aten.norm.Scalar: all_elements, aten.median.default: all_elements,
@@ -81,8 +96,9 @@ RULES: dict[object, Rule] = {
     aten.cumsum.default: linear_in("self")(softmax), aten.cumprod.default: softmax, aten.logcumsumexp.default: softmax,
     aten.cummax.default: softmax, aten.cummin.default: softmax,
     aten.sort.default: sort, aten.sort.stable: sort, aten.topk.default: sort, aten.kthvalue.default: other,
-    aten.argsort.default: sort, aten.glu.default: softmax, aten.glu_backward.default: softmax,
+    aten.argsort.default: sort, aten.glu.default: softmax, aten.glu_backward.default: linear_in("grad_output")(softmax),
     aten._softmax_backward_data.default: linear_in("grad_output")(cumulative_backward),
     aten._log_softmax_backward_data.default: linear_in("grad_output")(cumulative_backward),
     aten.renorm.default: renorm, aten.searchsorted.Tensor: searchsorted,
+    aten.bucketize.Tensor: bucketize,
 }  # fmt: skip

@@ -12,20 +12,20 @@ from torch import fx
 from dpcompile.ir.axis import Batched, Constant, Mixes, Position, Shared, Summed, Uniform
 from dpcompile.ir.graph import size_expression
 from dpcompile.rules.families import additive_in
-from dpcompile.rules.rule import LAID, Laid, Result, Rule, Use, aligned, alike, differing, moved, refuse_numbers
+from dpcompile.rules.rule import LAID, Laid, Result, Rule, Use, aligned, alike, differing, moved, normal_dims, refuse_numbers
 from dpcompile.rules.view import PICKS, PICKS_WAY_OUT, fixed_numbers, keeps, keeps_zero, laid
 
 aten = torch.ops.aten
 
 
 def stop_within_batch(rule: Rule) -> Rule:
-    """The stop of a slice may be the batch size only along the batch; there the rule looks at it."""
+    """The ends of a slice may be batch sizes only along the batch; there the rule looks at them."""
 
     def wrapped(use: Use) -> Result:
         shape = use.result_shape()
-        return rule(use) if use.has_batch(shape[use["dim"] % len(shape)]) else fixed_numbers("end")(rule)(use)
+        return rule(use) if use.has_batch(shape[use["dim"] % len(shape)]) else fixed_numbers("start", "end")(rule)(use)
 
-    return fixed_numbers("start", "step")(wrapped)
+    return fixed_numbers("step")(wrapped)
 
 
 def full_range(use: Use, start: Any, end: Any, step: Any, size: sympy.Expr) -> bool:
@@ -42,8 +42,27 @@ def slice_(use: Use) -> Result:
     state = use.state(use.first) if isinstance(use.state(use.first), Position) else laid(use)
     assert isinstance(state, (Position, *LAID))
     if use["dim"] % len(shape) == state.dim and not full_range(use, use["start"], use["end"], use["step"], shape[state.dim]):
-        raise Mixes(PICKS, PICKS_WAY_OUT)
+        return part(use, state, size_at(use["start"], 0), use.result_shape()[state.dim])
     return state
+
+
+def part(use: Use, state: Any, start: sympy.Expr, size: sympy.Expr) -> Laid:
+    """Some of the whole batches that were put one behind the other, as by cat([x, y]): never a part of a batch."""
+    if not isinstance(state, LAID):
+        raise Mixes(PICKS, PICKS_WAY_OUT)
+    block = state.inner * use.symbol
+    first, count = start / block, size / block
+    if use.has("step") and use["step"] not in (None, 1):
+        raise Mixes(PICKS, PICKS_WAY_OUT)
+    if not (first.is_Integer and count.is_Integer and first >= 0 and 0 < count and first + count <= state.outer):
+        raise Mixes(PICKS, PICKS_WAY_OUT)
+    return type(state)(state.dim, int(count), state.inner)
+
+
+def size_at(argument: Any, default: int) -> sympy.Expr:
+    """A place along the batch as an expression in the batch size."""
+    given = argument.meta["val"] if isinstance(argument, fx.Node) else argument
+    return size_expression(default if given is None else given)
 
 
 @keeps
@@ -73,10 +92,15 @@ def unbind(use: Use) -> Result:
 
 def split(use: Use) -> Result:
     """Pieces along a dimension of the example."""
-    state = use.state(use.first)
-    if isinstance(state, LAID) and use["dim"] % len(use.shape(use.first)) == state.dim:
-        raise Mixes(PICKS, PICKS_WAY_OUT)
-    return (state,) * len(use.node.meta["val"])
+    state, place = use.state(use.first), sympy.Integer(0)
+    if not isinstance(state, LAID) or use["dim"] % len(use.shape(use.first)) != state.dim:
+        return (state,) * len(use.node.meta["val"])
+    parts = []
+    for index in range(len(use.node.meta["val"])):
+        size = use.result_shape(index)[state.dim]
+        parts.append(part(use, state, place, size))
+        place += size
+    return tuple(parts)
 
 
 def cat(use: Use) -> Result:
@@ -159,13 +183,60 @@ def select_scatter(use: Use) -> Result:
 
 
 @keeps_zero
+def diagonal_backward(use: Use) -> Result:
+    """The adjoint of diagonal, and diag_embed: zeros with a diagonal of two dimensions filled from the last one."""
+    state, rank = laid(use), len(use.result_shape())
+    if state.dim == len(use.shape(use.first)) - 1:
+        raise Mixes("the diagonal pairs examples with positions")
+    return moved(state, off_diagonal(use, rank)[state.dim])
+
+
+def off_diagonal(use: Use, rank: int) -> list[int]:
+    """The dimensions that a diagonal leaves alone, in order."""
+    dims = normal_dims([use["dim1"], use["dim2"]], rank)
+    return [dim for dim in range(rank) if dim not in dims]
+
+
+def diagonal_scatter(use: Use) -> Result:
+    """Writing a diagonal of two dimensions of the example."""
+    refuse_numbers(use)
+    shape, source = use.result_shape(), use.state(use["src"])
+    free, sizes = off_diagonal(use, len(shape)), use.shape(use["src"])
+    if isinstance(source, LAID):
+        if source.dim == len(sizes) - 1:
+            raise Mixes("the diagonal pairs examples with positions")
+        source = moved(source, free[source.dim])
+    if any(use.has_batch(shape[dim]) for dim in range(len(shape)) if dim not in free):
+        raise Mixes("the diagonal pairs examples with positions")
+    laid_like = [sizes[free.index(dim)] if dim in free else sympy.Integer(1) for dim in range(len(shape))]
+    return differing(use, aligned(use, [(use.state(use["self"]), shape), (source, laid_like)], shape), shape)
+
+
+@keeps_zero
+def unfold_backward(use: Use) -> Result:
+    """The adjoint of sliding windows, which lie along a last dimension."""
+    if use["dim"] % len(use.result_shape()) == laid(use).dim:
+        raise Mixes("windows slide over the batch")
+    return laid(use)
+
+
+@keeps_zero
 def slice_backward(use: Use) -> Result:
     """The adjoint of slice: zeros with the gradient in place."""
     state = laid(use)
     if use["dim"] % len(use.result_shape()) == state.dim and not full_range(
             use, use["start"], use["end"], use["step"], use.result_shape()[state.dim]):  # fmt: skip
-        raise Mixes(PICKS, PICKS_WAY_OUT)
+        return filled(use, state)
     return state
+
+
+def filled(use: Use, state: Laid) -> Laid:
+    """Zeros with some whole batches filled: the gradient of `part`, which holds each example's own zeros besides."""
+    whole = use.result_shape()[state.dim] / (state.inner * use.symbol)
+    if not whole.is_Integer:
+        raise Mixes(PICKS, PICKS_WAY_OUT)
+    part(use, type(state)(state.dim, int(whole), state.inner), size_at(use["start"], 0), use.shape(use.first)[state.dim])
+    return Batched(state.dim, int(whole), state.inner)
 
 
 RULES: dict[object, Rule] = {
@@ -176,5 +247,9 @@ RULES: dict[object, Rule] = {
     aten.cat.default: additive_in("tensors")(cat), aten.stack.default: additive_in("tensors")(stack),
     aten.constant_pad_nd.default: fixed_numbers("pad", "value")(pad_constant),
     aten.slice_scatter.default: additive_in("self", "src")(stop_within_batch(slice_scatter)),
+    aten.diagonal_backward.default: fixed_numbers("offset")(diagonal_backward),
+    aten.diag_embed.default: fixed_numbers("offset")(diagonal_backward),
+    aten.diagonal_scatter.default: additive_in("self", "src")(diagonal_scatter),
+    aten.unfold_backward.default: unfold_backward,
     aten.select_scatter.default: additive_in("self", "src")(select_scatter),
 }  # fmt: skip

@@ -177,6 +177,22 @@ def roll(use: Use) -> Result:
 
 
 @keeps
+def rot90(use: Use) -> Result:
+    """A rotation in a plane of the example."""
+    if laid(use).dim in normal_dims(use["dims"], len(use.result_shape())):
+        raise Mixes("the rotation turns the batch", "give rot90 two dimensions of the example")
+    return laid(use)
+
+
+@keeps
+def channel_shuffle(use: Use) -> Result:
+    """A permutation of the second dimension."""
+    if laid(use).dim == 1:
+        raise Mixes("the channels that are shuffled hold the examples")
+    return laid(use)
+
+
+@keeps
 def as_strided(use: Use) -> Result:
     """A strided view with the example's own stride along one dimension and everything else within one example."""
     state, fake, shape = laid(use), use.node.meta["val"], use.result_shape()
@@ -214,6 +230,7 @@ RULES: dict[object, Rule] = {
     aten.permute.default: permute, aten.transpose.int: permute, aten.t.default: permute, aten.numpy_T.default: permute,
     aten.unsqueeze.default: unsqueeze, aten.squeeze.dim: squeeze, aten.squeeze.dims: squeeze, aten.squeeze.default: squeeze,
     aten.expand.default: expand, aten.repeat.default: repeat, aten.flip.default: flip,
+    aten.rot90.default: rot90, aten.channel_shuffle.default: channel_shuffle,
     aten.roll.default: fixed_numbers("shifts")(roll), aten.as_strided.default: as_strided,
     aten.diagonal.default: fixed_numbers("offset")(diagonal), aten.unfold.default: unfold,
 }  # fmt: skip

@@ -49,6 +49,7 @@ NEVER_MIX = {
     "pixel_shuffle",
     "pixel_unshuffle",
     "col2im",
+    "lu_unpack",
 }
 ALWAYS_REFUSED = {"_embedding_bag", "_embedding_bag_forward_only", "_weight_norm_interface"}
 
