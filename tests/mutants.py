@@ -1,8 +1,15 @@
 """Broken rules by kind, and whether the samples notice: `python -m mutants`, with tests/ on the path.
 
-A mutant is a row of the rules with one typical mistake. It is "caught" if a sample contradicts what it says (or it
-fails aloud), "unchanged" if it says the same as the right rule on every sample, up to statements that are both true,
-and else a survivor. Mutants that merely refuse more are mistakes too, for every rule has a use that it must accept.
+A mutant is a row of the rules with one typical mistake. It is
+
+    caught      if a sample contradicts what it says, or if it fails aloud
+    idle        if it says what the right rule says, on every sample: the mistake finds nothing to change in this row
+                (a rule that never says Summed cannot say Batched instead), or no sample shows the difference
+    tolerated   if it says something else that is true as well, or refuses what a rule may refuse
+    survives    if it is wrong by comparison with the right rule, and nothing contradicts it
+
+Idle mutants that should have had something to change are listed too: rows with a dimension argument that is misread,
+and operands whose examples are overlooked, without a sample that shows it.
 """
 
 from __future__ import annotations
@@ -211,14 +218,17 @@ def said_of(sample: Sample, rule: Rule) -> Result | str:
 
 
 def fate(op: Any, mutation: Mutation) -> str:
-    """What becomes of a mutant: "caught", "unchanged" or "survives"."""
-    broken, differs = mutation(OPS[op]), False
+    """What becomes of a mutant: "caught", "survives", "tolerated" or "idle"."""
+    broken, worst = mutation(OPS[op]), "idle"
     for sample in SAMPLES[op]:
-        said = said_of(sample, broken)
+        said, right = said_of(sample, broken), claim(sample, OPS[op])
         if said == FAILED or verdict(sample, said):
             return "caught"
-        differs = differs or is_mistake(sample, claim(sample, OPS[op]), said)
-    return "survives" if differs else "unchanged"
+        if is_mistake(sample, right, said):
+            worst = "survives"
+        elif said != right and worst == "idle":
+            worst = "tolerated"
+    return worst
 
 
 def is_mistake(sample: Sample, right: Result | str, found: Result | str) -> bool:
@@ -246,27 +256,42 @@ def is_refinement(right: State, found: State) -> bool:
     )
 
 
-def main(unchanged: bool = False) -> None:
-    """Count the mutants of every rule by kind, and list those that no sample contradicts (and the unchanged ones)."""
+def has_something_to_change(op: Any, kind: str, name: str) -> bool:
+    """Whether a mistake that changes nothing on any sample should have: a misread dimension, an overlooked operand."""
+    if name == "of the argument":
+        return any(argument.name in DIMENSIONS for argument in op._schema.arguments)
+    if kind == "an operand overlooked":
+        place = int(name.removeprefix("number "))
+        return any(place < len(sample.operands()) and holds_examples(sample.operands()[place]) for sample in SAMPLES[op])
+    return False
+
+
+def holds_examples(operand: Any) -> bool:
+    """Whether an operand differs from example to example."""
+    return isinstance(getattr(operand, "state", None), (Batched, Summed))
+
+
+def main(every: bool = False) -> None:
+    """Count the mutants of every rule by kind, and list those to look at; `every` lists the tolerated and idle ones too."""
     fates: dict[str, Counter[str]] = defaultdict(Counter)
-    listed: list[str] = []
     for kind, mutations in MUTATIONS.items():
         for name, mutation in mutations.items():
-            found = {op: fate(op, mutation) for op in SAMPLES}
-            fates[kind].update(found.values())
-            wanted = ("survives", "unchanged") if unchanged else ("survives",)
-            listed += [f"{what}: {kind}{f' ({name})' if name else ''}: {op}" for op, what in found.items() if what in wanted]
-    print("\n".join(listed))
+            for op in SAMPLES:
+                found = fate(op, mutation)
+                found = "idle, suspicious" if found == "idle" and has_something_to_change(op, kind, name) else found
+                fates[kind][found] += 1
+                if found in ("survives", "idle, suspicious") or (every and found != "caught"):
+                    print(f"{found}: {kind}{f' ({name})' if name else ''}: {op}")
     Console(width=110).print(as_table(fates))
 
 
 def as_table(fates: Mapping[str, Counter[str]]) -> Table:
     """One row per kind, and the sum."""
-    table = Table("kind of mistake", "mutants", "caught", "survive", "unchanged", "caught of those that change something")
+    table = Table("kind of mistake", "caught", "survive", "idle, suspicious", "caught of these", "tolerated", "idle")
     for kind, found in [*fates.items(), ("all", sum(fates.values(), Counter()))]:
-        changing = found["caught"] + found["survives"]
-        share = f"{100 * found['caught'] / max(changing, 1):.1f} %"
-        table.add_row(kind, *(str(n) for n in (found.total(), found["caught"], found["survives"], found["unchanged"])), share)
+        counted = [found[name] for name in ("caught", "survives", "idle, suspicious")]
+        share = f"{100 * counted[0] / max(sum(counted), 1):.1f} %"
+        table.add_row(kind, *map(str, counted), share, str(found["tolerated"]), str(found["idle"]))
     return table
 
 

@@ -155,6 +155,14 @@ def refuse_booleans(indices: list[fx.Node | None]) -> None:
         raise Mixes("boolean indexing gives every example a different size", "use torch.where or masked_fill")
 
 
+def is_masked_fill(use: Use, indices: list[fx.Node | None]) -> bool:
+    """Whether one number is written wherever a mask of the whole tensor's shape holds (x[x > 1] = 0): element by element."""
+    mask = indices[0]
+    if len(indices) != 1 or mask is None or mask.meta["val"].dtype != torch.bool or use["accumulate"]:
+        return False
+    return use.shape(mask) == use.shape(use["self"]) and not use.shape(use["values"]) and is_fixed(use, use["values"])
+
+
 def positions_at(use: Use, indices: list[fx.Node | None]) -> list[int]:
     """The dimensions that are indexed by the position in the batch."""
     return [dim for dim, node in enumerate(indices) if node is not None and isinstance(use.state(node), Position)]
@@ -201,6 +209,9 @@ def index_put(use: Use) -> Result:
     indices: list[fx.Node | None] = list(use["indices"])
     base, values, dims = use.state(use["self"]), use.state(use["values"]), indexed_dims(indices)
     rank = max(len(use.shape(node)) for node in indices if node is not None)
+    if is_masked_fill(use, indices):
+        operands = [(use.state(node), use.shape(node)) for node in use.tensors()]
+        return differing(use, aligned(use, operands, use.result_shape()), use.result_shape())
     refuse_booleans(indices)
     chosen, is_position = index_layout(use, indices, rank)
     start = result_start(dims)

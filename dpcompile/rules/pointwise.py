@@ -85,6 +85,7 @@ RULES: dict[object, Rule] = {
     aten.contiguous.default: linear_copy,
     aten.copy.default: linear_in("src")(copy),
     aten.log_sigmoid_forward.default: pointwise,
+    aten.hardswish.default: pointwise,
     aten.real.default: pointwise,
     aten.imag.default: pointwise,
     aten.native_dropout.default: native_dropout,

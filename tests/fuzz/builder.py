@@ -91,7 +91,7 @@ class Builder:
     def value(self, fits: Callable[[Value], bool] = lambda value: True) -> Value:
         """A floating-point value that fits: usually the latest."""
         found = [v for v in reversed(self.values.values()) if v.tensor.is_floating_point()]
-        if found and fits(found[0]) and not self.rarely(4):
+        if found and fits(found[0]) and not self.rarely(5):
             return found[0]
         return self.choose([v for v in found if fits(v)])
 

@@ -36,10 +36,11 @@ def programs(draw: Callable[[Any], Any], steps: int = 7, mixing: int = 4) -> Pro
     b = Builder(draw, drawn_inputs(draw))
     wanted = b.number(2, steps)
     mixes_at = b.number(0, wanted) if mixing and b.rarely(mixing) else -1
-    for step in range(3 * wanted):
+    for _ in range(3 * wanted):
         if len(b.statements) >= wanted:
             break
-        grow(b, MIXING if step == mixes_at < wanted else b.choose(KINDS))
+        mixing_is_due = 0 <= mixes_at <= len(b.statements) < wanted and not any(s.mixes for s in b.statements)
+        grow(b, MIXING if mixing_is_due else b.choose(KINDS))
     finish(b, mixing=mixes_at == wanted)
     program = b.program()
     assume(any(parameter.requires_grad for parameter in program.make().parameters()))
@@ -48,8 +49,8 @@ def programs(draw: Callable[[Any], Any], steps: int = 7, mixing: int = 4) -> Pro
 
 def drawn_inputs(draw: Callable[[Any], Any]) -> tuple[Input, ...]:
     """A float input in one of several layouts, indices, and a class."""
-    sizes = st.integers(2, 5)
-    rank = draw(st.sampled_from((2, 1, 3, 2)))
+    sizes = st.sampled_from((2, 3, 4, 5, 4, 6))
+    rank = draw(st.sampled_from((2, 1, 3, 2, 3)))
     shape = tuple(draw(sizes) for _ in range(rank))
     dim = draw(st.sampled_from((0, 0, 0, 1))) if rank == 2 else 0
     return (Input("x", shape, dim), Input("ids", (draw(sizes),), 0, 5), Input("y", (), 0, 7))

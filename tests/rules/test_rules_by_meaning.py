@@ -48,6 +48,7 @@ NEVER_MIX = {
     "native_dropout",
     "pixel_shuffle",
     "pixel_unshuffle",
+    "zero",
     "col2im",
 }
 ALWAYS_REFUSED = {"_embedding_bag", "_embedding_bag_forward_only", "_weight_norm_interface"}
