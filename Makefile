@@ -20,6 +20,8 @@ help:
 	@echo "make bench-plan     how long planning takes for a transformer of 12 layers"
 	@echo "make bench-regions  the founding paper's map of its two methods from prices alone"
 	@echo "make bench-peaks    predicted against measured peak memory of the bench's workloads"
+	@echo "make fuzz       random models against the plain loop; ARGS='--models 5000 --seed 1 --minutes 30'"
+	@echo "make mutants    broken rules by kind, and how many of them the samples notice"
 	@echo "make lint       ruff and mypy only"
 
 demo: $(VENV)/.demo-installed
@@ -31,6 +33,12 @@ test: lint
 test-gpu: $(VENV)/.test-installed
 	@$(RUN) -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "torch sees no CUDA device")'
 	@OMP_NUM_THREADS=1 $(RUN) -m pytest -q -m gpu $(ARGS)
+
+fuzz: $(VENV)/.test-installed
+	@PYTHONPATH=.:tests OMP_NUM_THREADS=1 $(RUN) -m fuzz $(ARGS)
+
+mutants: $(VENV)/.test-installed
+	@PYTHONPATH=.:tests OMP_NUM_THREADS=1 $(RUN) -m mutants $(ARGS)
 
 bench: $(VENV)/.bench-installed
 	@$(RUN) -m benchmarks.run $(ARGS)

@@ -101,6 +101,12 @@ LOOKUPS: tuple[Sample, ...] = (
         (summed(3, 5), [same_ids(1)], summed(1, 5)), (summed(3, 5), [ids(N)], batched(N, 5)), (batched(N, 3), [None, ids(N)], shared()), (constant(0.0, 3, 5), [same_ids(2)], summed(2, 5)), (batched(N, 3), [position(N), ids(N)], shared()))),
     *(call(op, constant(0.0, 3, 5), [ids(N)], batched(N, 5), True, must=True) for op in (aten.index_put.default, aten._unsafe_index_put.default)),
     *(call(op, constant(0.0, 3, 5), [same_ids(2)], summed(2, 5), True, must=True) for op in (aten.index_put.default, aten._unsafe_index_put.default)),
-    *(call(op, batched(N, 3), [batched(N, 3, draw=booleans)], shared(), cautious=True) for op in (aten.index_put.default, aten._unsafe_index_put.default)),
+    *(call(op, base, [mask], value, must=must) for op in (aten.index_put.default, aten._unsafe_index_put.default) for base, mask, value, must in (
+        (batched(N, 3), batched(N, 3, draw=booleans), shared(), True), (batched(3, N, inner=2), batched(3, N, inner=2, draw=booleans), shared(), True),
+        (batched(N, 3), uniform(N, 3, draw=booleans), shared(), True), (constant(0.0, N, 3), batched(N, 3, draw=booleans), shared(), True),
+        (uniform(N, 3), batched(N, 3, draw=booleans), constant(2.0), True), (batched(N, 3), batched(N, 3, draw=booleans), summed(), False),
+        (batched(3, N), batched(3, N, draw=booleans), shared(), True))),
+    *(call(op, batched(N, 3), [batched(N, draw=booleans)], shared(), cautious=True) for op in (aten.index_put.default, aten._unsafe_index_put.default)),
+    *(call(op, batched(N, 3), [batched(N, 3, draw=booleans)], shared(), True, cautious=True) for op in (aten.index_put.default, aten._unsafe_index_put.default)),
     *(call(op, batched(N, 3), [None, shared(3, draw=lambda g, n: torch.tensor([True, False, True]))], shared(), cautious=True) for op in (aten.index_put.default, aten._unsafe_index_put.default)),
 )  # fmt: skip

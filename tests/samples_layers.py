@@ -266,6 +266,7 @@ CREATION: tuple[Sample, ...] = (
     *(call(row("full_like"), x, 2.5, must=True) for x in LIKE), *(call(row(f"{name}_like"), x, must=True) for name in ("zeros", "ones") for x in LIKE),
     *(call(row("empty_like"), x, run=torch.zeros_like, must=True) for x in LIKE),
     call(row("scalar_tensor"), 2.0, must=True), call(row("scalar_tensor"), B), call(row("scalar_tensor"), Size(lambda b: b / 2)),
+    *(call(row("zero", "default"), x, must=True) for x in LIKE),
     *(call(row("fill", "Scalar"), x, 2.0, must=True) for x in LIKE), call(row("fill", "Scalar"), batched(N, 5), B),
     *(call(row("fill", "Tensor"), x, value) for x in (batched(N, 5), batched(5, N)) for value in (shared(), constant(2.0), summed())),
     call(row("arange"), B, must=True), call(row("arange", "start"), 0, B, must=True), call(row("arange", "start_step"), 0, B, 1, must=True),

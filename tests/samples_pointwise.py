@@ -115,6 +115,7 @@ ACTIVATION_BACKWARD: dict[Any, tuple[Any, ...]] = {
 }  # fmt: skip
 
 POINTWISE: tuple[Sample, ...] = (
+    *every_layout(aten.hardswish.default, (5, 3)),
     *(s for op in UNARY for s in every_layout(op, (5, 3))),
     *(call(op, summed(5), must=True) for op in UNARY),
     call(aten._to_copy.default, constant(2.5, N, 5), dtype=torch.int64),

@@ -105,11 +105,11 @@ def sizes_of(fake: torch.Tensor) -> list[Any]:
 
 
 def created(use: Use) -> Result:
-    """full, zeros, ones and their _like forms: a constant."""
+    """full, zeros, ones, their _like forms, and what overwrites a whole tensor with a number: a constant."""
     name, dtype = use.node.target._schema.name, use.node.meta["val"].dtype  # type: ignore[union-attr]
     if "empty" in name:
         return Constant(math.nan)
-    if "zeros" in name:
+    if "zero" in name:
         return Constant(0.0)
     if "ones" in name:
         return Constant(1.0)
@@ -243,7 +243,7 @@ ATTENTION = ("_scaled_dot_product_flash_attention", "_scaled_dot_product_flash_a
              "_scaled_dot_product_fused_attention_overrideable_backward")  # fmt: skip
 SIZES = ("input_size",)
 CREATED = ("full", "zeros", "ones", "empty", "new_full", "new_zeros", "new_ones", "new_empty", "full_like", "zeros_like",
-           "ones_like", "empty_like", "scalar_tensor", "fill", "empty_strided", "new_empty_strided")  # fmt: skip
+           "ones_like", "empty_like", "scalar_tensor", "fill", "zero", "empty_strided", "new_empty_strided")  # fmt: skip
 
 RULES: dict[object, Rule] = {
     **recurrent_rules(),

@@ -48,6 +48,7 @@ NEVER_MIX = {
     "native_dropout",
     "pixel_shuffle",
     "pixel_unshuffle",
+    "zero",
     "col2im",
     "lu_unpack",
 }
