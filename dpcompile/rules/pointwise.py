@@ -95,6 +95,7 @@ RULES: dict[object, Rule] = {
     aten.randint_like.default: random_like,
     aten.rrelu_with_noise_functional.default: noisy_rrelu,
     aten.native_dropout_backward.default: linear_in("grad_output")(pointwise),
+    aten.hardswish.default: pointwise,
     aten._prelu_kernel.default: pointwise,
     aten._prelu_kernel_backward.default: pointwise,
 }
