@@ -1,7 +1,7 @@
 # Every target does its own set-up in .venv and is quick when that is done. The first set-up downloads torch.
 # pip's own settings (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS) work as usual; on Linux without a GPU
 # PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu makes that download ten times smaller.
-.PHONY: help demo test test-gpu bench bench-cost bench-peaks bench-plan bench-regions lint
+.PHONY: help demo test test-gpu families bench bench-cost bench-peaks bench-plan bench-regions lint
 .DELETE_ON_ERROR:
 
 # The tested Python if it is there, else whatever python3 is (3.11 or newer).
@@ -15,6 +15,7 @@ help:
 	@echo "make demo       train two small models privately, explain and verify the compiled step (2 minutes)"
 	@echo "make test       ruff, mypy and all tests that need no GPU"
 	@echo "make test-gpu   the tests marked gpu"
+	@echo "make families   the table of model families: what is exact, what is refused and why (five minutes)"
 	@echo "make bench      time and memory beside other libraries; ARGS='--help' lists the options"
 	@echo "make bench-cost     predicted against measured time of every strategy on 180 layers and 7 models (25 minutes)"
 	@echo "make bench-plan     how long planning takes for a transformer of 12 layers"
@@ -39,6 +40,9 @@ fuzz: $(VENV)/.test-installed
 
 mutants: $(VENV)/.test-installed
 	@PYTHONPATH=.:tests OMP_NUM_THREADS=1 $(RUN) -m mutants $(ARGS)
+
+families: $(VENV)/.test-installed
+	@PYTHONPATH=tests OMP_NUM_THREADS=1 $(RUN) -m benchmarks.families $(ARGS)
 
 bench: $(VENV)/.bench-installed
 	@$(RUN) -m benchmarks.run $(ARGS)

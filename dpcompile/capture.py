@@ -30,7 +30,7 @@ from dpcompile.losses import Program, check_losses, public_name
 from dpcompile.provenance import COTANGENT, SourceLines, annotated_modules, is_user_file, record_places
 from dpcompile.python_state import check_after, check_before
 from dpcompile.simplify import simplify
-from dpcompile.substitutes import DenseGradients, Substitutes, traceable_modules
+from dpcompile.substitutes import DenseGradients, GlobalPools, Substitutes, traceable_modules
 
 aten = torch.ops.aten
 HINTS = (23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109, 113)
@@ -117,6 +117,7 @@ class Step:
             DenseGradients(),
             Substitutes(),
             traceable_modules(),
+            GlobalPools(),
             SourceLines(),
         ):
             return functional_call(step, held, args, kwargs, tie_weights=True)

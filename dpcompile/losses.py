@@ -127,7 +127,9 @@ def check_losses(losses: object, batch_size: object) -> Tensor:
     if losses.dim() == 0:
         raise InvalidInput(
             "the loss is a scalar, so it is already reduced over the batch and per-example gradients are lost. "
-            'Use reduction="none" (and average over each example\'s own elements), or pass the torch.nn criterion itself.'
+            'Use reduction="none" (and average over each example\'s own elements), or pass the torch.nn criterion itself. '
+            "If the model computes it from labels, leave them out and write loss= on its outputs, or (transformers) set "
+            "model.loss_function to a function that returns one value per example."
         )
     if losses.dim() != 1 or not bool(losses.shape[0] == batch_size):
         raise InvalidInput(

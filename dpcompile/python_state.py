@@ -55,7 +55,8 @@ def check_after(program: nn.Module, saved: Saved) -> None:
                         f"forward writes the attribute {path}",
                         "",
                         "a trace runs Python once, so that the attribute would keep its value from step to step",
-                        "keep such state in a buffer that does not depend on the batch, or change it outside of forward",
+                        "keep such state in a buffer that does not depend on the batch, or change it outside of forward; "
+                        "if only a first call sets it, call the model once before",
                     )
                 )
 

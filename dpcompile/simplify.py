@@ -34,6 +34,8 @@ def simplify(module: fx.GraphModule) -> None:
             graph.erase_node(node)
         elif is_identity(node) or is_plain_clone(node) or is_whole_slice(node):
             replace(graph, node, operand_node(node, 0))
+        elif reads_source_only(node):
+            drop_target(graph, node)
         elif node.target is aten.t.default and operand_node(node, 0).target is aten.t.default:
             replace(graph, node, operand_node(operand_node(node, 0), 0))
         elif node.target in VIEWS:
@@ -68,6 +70,23 @@ def is_plain_clone(node: fx.Node) -> bool:
         return False
     source = operand_node(node, 0)
     return value(node).stride() == value(source).stride() and source.op == "call_function"
+
+
+def reads_source_only(node: fx.Node) -> bool:
+    """copy(into, source) reads of `into` only its form; whether the source has that form but for the strides."""
+    if node.target is not aten.copy.default or operand_node(node, 1).op != "call_function":
+        return False
+    into, source = value(operand_node(node, 0)), value(operand_node(node, 1))
+    return (into.shape, into.dtype, into.device) == (source.shape, source.dtype, source.device)
+
+
+def drop_target(graph: fx.Graph, node: fx.Node) -> None:
+    """Replace such a copy by its source, or by the source's clone where the copy has the strides of a contiguous tensor."""
+    source, result = operand_node(node, 1), value(node)
+    if result.stride() == value(source).stride():
+        replace(graph, node, source)
+    elif result.is_contiguous():
+        node.target, node.args, node.kwargs = aten.clone.default, (source,), {"memory_format": torch.contiguous_format}
 
 
 def is_whole_slice(node: fx.Node) -> bool:

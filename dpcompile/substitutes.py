@@ -54,6 +54,23 @@ class Substitutes(TorchFunctionMode):
         return SUBSTITUTES.get(func, func)(*args, **kwargs)
 
 
+GLOBAL_POOLS = {F.adaptive_avg_pool1d: 1, F.adaptive_avg_pool2d: 2, F.adaptive_avg_pool3d: 3}
+
+
+class GlobalPools(TorchFunctionMode):
+    """Adaptive pooling to a single place is traced as the mean that it is: for permuted inputs torch rewrites the strides of
+    that mean in place, and the gradient of such a rewriting is a scatter over the storage of the whole batch."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        size = args[1] if len(args) > 1 else kwargs.get("output_size")
+        count = GLOBAL_POOLS.get(func, 0)
+        if count and isinstance(size, (int, tuple, list)) and set(size if isinstance(size, (tuple, list)) else [size]) == {1}:
+            image = args[0] if args else kwargs["input"]
+            return image.mean([-place for place in range(1, count + 1)], keepdim=True)
+        return func(*args, **kwargs)
+
+
 def soft_cross_entropy(
     input: Tensor,
     target: Tensor,

@@ -11,18 +11,21 @@ make_fx, functional_call and the sympy symbols are public. What is not, and why 
   Distribution._validate_args       whether distributions check values by default, which a trace cannot do
   _detect_is_causal_mask            reads the values of a mask for a hint that nothing depends on
   _ASMoutput                        the result type of nn.AdaptiveLogSoftmaxWithLoss
+  associative_scan's generic form   reads element counts as numbers, which would fix the batch size
   TorchDispatchMode                 sees every operation of the user's own run, also those inside fused functions
 """
 
 from __future__ import annotations
 
 import contextlib
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import sympy
 import torch
+import torch._higher_order_ops.associative_scan  # bound by its full name: the package has a function of that name
 import torch.fx.experimental._config as fx_config
 import torch.utils._pytree as pytree
 from torch import fx
@@ -72,6 +75,8 @@ def tracing_context(mode: FakeTensorMode) -> Iterator[None]:
         torch.backends.opt_einsum.enabled,
         False,
     )  # its planner reads sizes as numbers
+    module = sys.modules["torch._higher_order_ops.associative_scan"]
+    scan, module.generic_associative_scan = module.generic_associative_scan, doubling_scan  # type: ignore[attr-defined]
     try:
         with (
             fx_config.patch(backed_size_oblivious=True),  # type: ignore[attr-defined]  # installed when it is imported
@@ -82,7 +87,25 @@ def tracing_context(mode: FakeTensorMode) -> Iterator[None]:
             yield
     finally:
         torch.compiler._is_compiling_flag = compiling
+        module.generic_associative_scan = scan  # type: ignore[attr-defined]
         torch.backends.opt_einsum.enabled = ordered
+
+
+def doubling_scan(operator: Callable[..., Any], leaves: Sequence[torch.Tensor], dim: int = 0, *rest: Any, **more: Any) -> Any:
+    """An inclusive scan of an associative operation in rounds of doubling distance (Hillis & Steele 1986).
+
+    Takes the place of torch's own, which asks for the number of elements of the whole batch.
+    """
+    additional = rest[0] if rest else more.get("additional_inputs", ())
+    length, distance, found = leaves[0].shape[dim], 1, list(leaves)
+    while distance < length:
+        left = [leaf.narrow(dim, 0, length - distance) for leaf in found]
+        right = [leaf.narrow(dim, distance, length - distance) for leaf in found]
+        joined = pytree.tree_leaves(operator(*left, *right, *additional))
+        pairs = zip(found, joined, strict=True)
+        found = [torch.cat([leaf.narrow(dim, 0, distance), new], dim) for leaf, new in pairs]
+        distance *= 2
+    return found
 
 
 @contextlib.contextmanager

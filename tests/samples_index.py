@@ -89,6 +89,7 @@ LOOKUPS: tuple[Sample, ...] = (
         (uniform(N, 3), [None, same_ids(4)]), (constant(1.0, N, 3), [None, same_ids(4)]), (TABLE, [zeros(N)]), (TABLE, [uniform(N, draw=integers(3))]), (batched(N, 3), [zeros(N)]), (batched(N, 3), [position(N), zeros(N)]),
         (position(N), [same_ids(2, high=1)]), (position(N), [ids(N, high=1)]), (uniform(N, 3), [position(N), ids(N)]), (constant(2.0, N, 3), [position(N), ids(N)]))),
     *(call(op, summed(3, 5), [same_ids(4)], must=True) for op in (aten.index.Tensor, aten._unsafe_index.Tensor)),
+    *(call(op, constant(1.0, N, 3), [position(N), same_ids(1)], must=True) for op in (aten.index.Tensor, aten._unsafe_index.Tensor)),
     *(call(op, batched(N, 3), [position(N), ids(N)], must=True) for op in (aten.index.Tensor, aten._unsafe_index.Tensor)),
     *(call(op, base, indices, values, add) for op in (aten.index_put.default, aten._unsafe_index_put.default) for add in (True, False) for base, indices, values in (
         (constant(0.0, 3, 5), [ids(N)], batched(N, 5)), (constant(1.0, 3, 5), [ids(N)], batched(N, 5)), (constant(0.0, 3, 5), [ids(N, 4)], batched(N, 4, 5)), (constant(0.0, 3, 5), [ids(N, inner=2)], batched(N, 5, inner=2)),

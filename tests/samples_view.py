@@ -73,7 +73,7 @@ VIEWS: tuple[Sample, ...] = (
         (summed(1), [B]), (uniform(N, 1), [B, 7]), (batched(N, 1, inner=3), [B3, 5]), (constant(2.0), [B, 5]), (constant(2.0, N), [5, B]),
         (position(N, 1), [B, 5]), (shared(1, 1), [B, B]))),
     call(aten.expand.default, summed(5), [3, 5], must=True),
-    call(aten.expand.default, shared(5), [B, 5], must=True),
+    call(aten.expand.default, shared(5), [B, 5], must=True), call(aten.expand.default, shared(1, 5), [B2, 5], must=True),
     *(call(aten.repeat.default, x, sizes) for x, sizes in (
         (batched(N, 5), [1, 3]), (batched(N, 5), [2, 1]), (batched(N, 5), [3, 1, 1]), (batched(N, 5, inner=2), [3, 1]),
         (batched(N, 5, outer=2), [3, 1]), (batched(5, N), [2, 3]), (batched(N, 5), [B, 1]), (batched(N, 5), [1, B]), (shared(5), [B]),
@@ -88,6 +88,9 @@ VIEWS: tuple[Sample, ...] = (
     call(aten.slice.Tensor, batched(N, 5, inner=3), 0, 0, B),
     call(aten.slice.Tensor, position(N), 0, 0, 2**63 - 1, must=True),
     call(aten.slice.Tensor, batched(N, 5), 0, 0, None, 2),
+    call(aten.slice.Tensor, uniform(N, 5), 0, 0, 1, must=True), call(aten.slice.Tensor, uniform(N, 5), 0, 1, 2),
+    call(aten.slice.Tensor, uniform(N, 5, inner=3), 0, 0, 1), call(aten.slice.Tensor, batched(N, 5), 0, 0, 1),
+    call(aten.select.int, uniform(N, 5), 0, 0, must=True), call(aten.select.int, uniform(N, 5, inner=3), 0, 0),
     call(aten.slice.Tensor, batched(N, 5), 0, 1), call(aten.slice.Tensor, batched(N, 5), 0, 0, -1),
     call(aten.slice.Tensor, batched(N, 35), 1, B, Size(lambda b: b + 3)),
     call(aten.slice.Tensor, shared(35), 0, B, Size(lambda b: b + 3)),

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks import families
 from benchmarks.region_map import markdown, points
 from benchmarks.table import overview
 from dpcompile import MixedExamplesError
@@ -69,6 +70,7 @@ def outputs() -> dict[str, str]:
         "refusal": fenced(f"MixedExamplesError: {refusal.value}"),
         "peaks": PEAKS.read_text(encoding="utf-8"),
         "cost": COST.read_text(encoding="utf-8"),
+        "families": families.markdown(json.loads(families.RESULTS.read_text(encoding="ascii"))),
         "regions": markdown(points(HARDWARE["p100"])),
         "measured": overview(json.loads(RESULTS.read_text(encoding="ascii"))["workloads"]),
     }

@@ -208,6 +208,8 @@ def index(use: Use) -> Result:
     start = result_start(dims)
     if isinstance(source, LAID):
         return index_within(use, source, indices, dims, chosen, is_position, rank)
+    if isinstance(source, Constant):
+        return source
     if is_position:
         raise Mixes("a position in the batch looks up a shared table")
     if isinstance(chosen, LAID):

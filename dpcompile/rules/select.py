@@ -9,7 +9,7 @@ import sympy
 import torch
 from torch import fx
 
-from dpcompile.ir.axis import Batched, Constant, Mixes, Position, Shared, Summed, Uniform
+from dpcompile.ir.axis import SHARED, Batched, Constant, Mixes, Position, Shared, State, Summed, Uniform
 from dpcompile.ir.graph import size_expression
 from dpcompile.rules.families import additive_in
 from dpcompile.rules.rule import LAID, Laid, Result, Rule, Use, aligned, alike, differing, moved, normal_dims, refuse_numbers
@@ -41,6 +41,8 @@ def slice_(use: Use) -> Result:
     shape = use.shape(use.first)
     state = use.state(use.first) if isinstance(use.state(use.first), Position) else laid(use)
     assert isinstance(state, (Position, *LAID))
+    if is_first_of_equals(state, use) and (use["start"] or 0, use["end"], use["step"] or 1) == (0, 1, 1):
+        return SHARED
     if use["dim"] % len(shape) == state.dim and not full_range(use, use["start"], use["end"], use["step"], shape[state.dim]):
         return part(use, state, size_at(use["start"], 0), use.result_shape()[state.dim])
     return state
@@ -65,10 +67,18 @@ def size_at(argument: Any, default: int) -> sympy.Expr:
     return size_expression(default if given is None else given)
 
 
+def is_first_of_equals(state: State, use: Use) -> bool:
+    """Whether the operation runs along examples that all hold the same values, of which the first stands for any."""
+    here = use["dim"] % len(use.shape(use.first))
+    return isinstance(state, Uniform) and (state.dim, state.outer, state.inner) == (here, 1, 1)
+
+
 @keeps
 def select(use: Use) -> Result:
     """One index of a dimension of the example."""
     state, dim = laid(use), use["dim"] % len(use.shape(use.first))
+    if is_first_of_equals(state, use) and use["index"] == 0:
+        return SHARED
     if dim == state.dim:
         raise Mixes(PICKS, PICKS_WAY_OUT)
     return moved(state, state.dim - (dim < state.dim))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import fx
 
-from dpcompile.ir.axis import BatchSize, Constant, Mixes, Position, Shared, Summed, Uniform
+from dpcompile.ir.axis import BatchSize, Constant, Mixes, Position, Shared, Summed
 from dpcompile.ir.graph import size_expression
 from dpcompile.rules.rule import LAID, Laid, Result, Rule, Use, alike, before_examples, moved, normal_dims
 
@@ -135,9 +135,9 @@ def expand(use: Use) -> Result:
     spread = [dim for dim, size in enumerate(new) if use.has_batch(size)]
     if not spread:
         return state
-    if isinstance(state, Shared) and len(spread) == 1 and new[spread[0]] == use.symbol:
-        return Uniform(spread[0])
-    raise Mixes("a value is expanded over a folded batch dimension or a sum over examples is spread over them")
+    if isinstance(state, Shared) and len(spread) == 1:
+        return alike(use, new)
+    raise Mixes("a value is expanded over several batch dimensions or a sum over examples is spread over them")
 
 
 def repeat(use: Use) -> Result:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from dpcompile.ir.graph import callee, operand_node, value
+from dpcompile.ir.graph import callee, integer, operand_node, value
 from dpcompile.ir.site import Site
 from dpcompile.kernels.fallback import ExampleLoop, Place
 from dpcompile.kernels.reduction import widen
@@ -158,11 +158,18 @@ def rank_of(argument: Any) -> int:
 def through_tail(site: Site, gradients: Mapping[fx.Node, fx.Node], emitter: Emitter) -> fx.Node:
     """The parameter's per-example gradients f[B, *shape] from those of its contractions."""
     stacked = {node: wide(own, emitter) for node, own in gradients.items()}
+    several = set[fx.Node]()  # operations with several results that run once per example, each result by itself
     for node in site.tail:
         if narrows(node) and node.args[0] in stacked:
             stacked[node] = stacked[operand_node(node, 0)]
             continue
+        if node.target is operator.getitem and node.args[0] in several:
+            stacked[node] = looped(operand_node(node, 0), stacked, emitter, integer(node, 1))
+            continue
         lifted = lift(node, stacked, emitter)
+        if lifted is None and not isinstance(node.meta["val"], Tensor):
+            several.add(node)
+            continue
         stacked[node] = lifted if lifted is not None else looped(node, stacked, emitter)
     return stacked[site.gradient]
 
@@ -195,12 +202,12 @@ def wide(node: fx.Node, emitter: Emitter) -> fx.Node:
     return emitter.call(widen, node) if is_half else node
 
 
-def looped(node: fx.Node, stacked: Mapping[fx.Node, fx.Node], emitter: Emitter) -> fx.Node:
-    """One operation of the tail, once per example."""
+def looped(node: fx.Node, stacked: Mapping[fx.Node, fx.Node], emitter: Emitter, index: int | None = None) -> fx.Node:
+    """One operation of the tail, once per example; of several results the one at this index."""
     batched = [n for n in node.all_input_nodes if n in stacked]
     shared = [n for n in node.all_input_nodes if n not in stacked]
     places = {n: i for i, n in enumerate([*batched, *shared])}
     args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), lambda n: Place(places[n]))
-    shape = tuple(int(size) for size in value(node).shape)
-    loop = ExampleLoop(callee(node), args, kwargs, None, len(batched), shape)
+    fake = value(node) if index is None else node.meta["val"][index]
+    loop = ExampleLoop(callee(node), args, kwargs, index, len(batched), tuple(int(size) for size in fake.shape))
     return emitter.call(loop, *(stacked[n] for n in batched), *(wide(n, emitter) for n in shared))
