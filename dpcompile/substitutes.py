@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from dpcompile import torch_private
 from dpcompile.ir.errors import UnsupportedOperation, refusal
+from dpcompile.kernels.matrix_exponential import matrix_exp
 
 
 class DenseGradients(TorchFunctionMode):
@@ -182,6 +183,7 @@ SUBSTITUTES: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.take_along_dim: take_along_dim,
     Tensor.take_along_dim: take_along_dim,
     torch.cdist: cdist,
+    **dict.fromkeys((torch.matrix_exp, torch.linalg.matrix_exp, Tensor.matrix_exp), matrix_exp),
     F.gaussian_nll_loss: gaussian_nll_loss,
     torch.linalg.solve: solve,
 }

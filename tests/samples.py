@@ -17,6 +17,7 @@ from samples_linalg import LINALG
 from samples_pointwise import POINTWISE
 from samples_reduce import ALONG, REDUCTIONS
 from samples_view import JOINS, VIEWS
+from samples_within import WITHIN
 
 
 def by_operation(samples: tuple[Sample, ...]) -> dict[Any, tuple[Sample, ...]]:
@@ -29,5 +30,5 @@ def by_operation(samples: tuple[Sample, ...]) -> dict[Any, tuple[Sample, ...]]:
 
 SAMPLES = by_operation((
     *POINTWISE, *VIEWS, *JOINS, *REDUCTIONS, *ALONG, *CONTRACTIONS, *NORMALISATIONS, *LOOKUPS, *WINDOWS, *ATTENTION,
-    *CREATION, *LINALG, *RANDOM, *LOSSES, *RECURRENT,
+    *CREATION, *LINALG, *RANDOM, *LOSSES, *RECURRENT, *WITHIN,
 ))  # fmt: skip

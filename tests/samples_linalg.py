@@ -104,6 +104,7 @@ LINALG: tuple[Sample, ...] = (
     *over(aten.triangular_solve.default, RIGHT, SQUARE, linear=0), *over(aten.cholesky_solve.default, RIGHT, DEFINITE, linear=0),
     *over(aten.linalg_householder_product.default, TALL, ((2,), normal), spreads=False),
     *over(aten.ormqr.default, TALL, ((3,), normal), ((4, 2), normal), linear=2, spreads=False),
+    *over(torch.ops.dpcompile.matrix_exp_backward.default, SQUARE, SQUARE, linear=0),
     *over(aten.linalg_pinv.atol_rtol_float, TALL, rtol=1e-9),
     *(call(aten.linalg_pinv.atol_rtol_tensor, *args, **options) for options in ({"rtol": shared(draw=lambda g, n: torch.tensor(1e-9, dtype=torch.float64))},) for args in (
         [batched(N, 4, 3)], [batched(2, N, 4, 3)], [batched(N, 4, 3, inner=2)], [batched(N, 4, 3, outer=2)], [uniform(N, 4, 3)], [summed(4, 3)])),

@@ -8,6 +8,7 @@ from typing import Any
 import sympy
 import torch
 
+import dpcompile.kernels.matrix_exponential  # noqa: F401  # defines the operation
 from dpcompile.ir.axis import SHARED, SUMMED, Constant, Mixes, State, Summed
 from dpcompile.rules.families import MEETS_SUM, SUM_WAY_OUT, along, linear_in
 from dpcompile.rules.rule import LAID, Result, Rule, Use, aligned, differing, is_fixed, refuse_numbers
@@ -129,6 +130,7 @@ RULES: dict[object, Rule] = {
     aten.linalg_householder_product.default: leading((2,), input=2, tau=1),
     aten.linalg_pinv.atol_rtol_tensor: leading((2,), self=2, atol=0, rtol=0),
     aten.linalg_pinv.atol_rtol_float: leading((2,), self=2),
+    torch.ops.dpcompile.matrix_exp_backward.default: linear_in("grad")(leading((2,), grad=2, a=2)),
     aten.ormqr.default: linear_in("input3")(leading((2,), self=2, input2=1, input3=2)),
     aten._cdist_forward.default: leading((2,), x1=2, x2=2), aten._euclidean_dist.default: leading((2,), x1=2, x2=2),
     aten._cdist_backward.default: linear_in("grad")(leading((2,), grad=2, x1=2, x2=2, cdist=2)),
