@@ -245,7 +245,7 @@ RULES: dict[object, Rule] = {
     aten._embedding_bag.default: embedding_bag,
     aten._embedding_bag_forward_only.default: embedding_bag,
     aten.gather.default: gather,
-    aten.scatter.src: scatter,
+    aten.scatter.src: additive_in("self", "src")(scatter),
     aten.scatter.value: scatter,
     aten.scatter_add.default: additive_in("self", "src")(scatter),
     aten.index_select.default: linear_in("self")(index_select),

@@ -9,7 +9,7 @@ import sympy
 import torch
 from torch import fx
 
-from dpcompile.ir.axis import Batched, Constant, Mixes, Position, Shared, Summed, Uniform
+from dpcompile.ir.axis import Batched, Constant, Mixes, Position, Shared, State, Summed, Uniform
 from dpcompile.ir.graph import size_expression
 from dpcompile.rules.families import additive_in
 from dpcompile.rules.rule import LAID, Laid, Result, Rule, Use, aligned, alike, differing, moved, refuse_numbers
@@ -19,13 +19,31 @@ aten = torch.ops.aten
 
 
 def stop_within_batch(rule: Rule) -> Rule:
-    """The stop of a slice may be the batch size only along the batch; there the rule looks at it."""
+    """Start and stop of a slice may be batch sizes only along the batch; there the rule looks at them."""
 
     def wrapped(use: Use) -> Result:
         shape = use.result_shape()
-        return rule(use) if use.has_batch(shape[use["dim"] % len(shape)]) else fixed_numbers("end")(rule)(use)
+        return rule(use) if use.has_batch(shape[use["dim"] % len(shape)]) else fixed_numbers("start", "end")(rule)(use)
 
-    return fixed_numbers("start", "step")(wrapped)
+    return fixed_numbers("step")(wrapped)
+
+
+def blocks(use: Use, state: State, size: sympy.Expr) -> int | None:
+    """How many whole batches a slice of a dimension of this size takes, where several stand one after the other in it."""
+    if not isinstance(state, LAID) or use["step"] not in (None, 1):
+        return None
+    start, stop = (number(use[name], default) for name, default in (("start", sympy.Integer(0)), ("end", size)))
+    if not use.has_batch(stop):
+        stop = size if stop >= 2**62 else stop
+    first, last = start / (use.symbol * state.inner), stop / (use.symbol * state.inner)
+    within = first.is_Integer and last.is_Integer and 0 <= first < last <= size / (use.symbol * state.inner)
+    return int(last - first) if within else None
+
+
+def number(argument: Any, default: sympy.Expr) -> sympy.Expr:
+    """An argument as an expression in the batch size."""
+    given = argument.meta["val"] if isinstance(argument, fx.Node) else argument
+    return default if given is None else size_expression(given)
 
 
 def full_range(use: Use, start: Any, end: Any, step: Any, size: sympy.Expr) -> bool:
@@ -42,7 +60,10 @@ def slice_(use: Use) -> Result:
     state = use.state(use.first) if isinstance(use.state(use.first), Position) else laid(use)
     assert isinstance(state, (Position, *LAID))
     if use["dim"] % len(shape) == state.dim and not full_range(use, use["start"], use["end"], use["step"], shape[state.dim]):
-        raise Mixes(PICKS, PICKS_WAY_OUT)
+        count = blocks(use, state, shape[state.dim])
+        if count is None or isinstance(state, Position):
+            raise Mixes(PICKS, PICKS_WAY_OUT)
+        return type(state)(state.dim, count, state.inner)
     return state
 
 
@@ -72,11 +93,14 @@ def unbind(use: Use) -> Result:
 
 
 def split(use: Use) -> Result:
-    """Pieces along a dimension of the example."""
-    state = use.state(use.first)
-    if isinstance(state, LAID) and use["dim"] % len(use.shape(use.first)) == state.dim:
+    """Pieces along a dimension of the example, or whole batches where several stand one after the other."""
+    state, count = use.state(use.first), len(use.node.meta["val"])
+    if not isinstance(state, LAID) or use["dim"] % len(use.shape(use.first)) != state.dim:
+        return (state,) * count
+    batches = [use.result_shape(i)[state.dim] / (use.symbol * state.inner) for i in range(count)]
+    if not all(size.is_Integer and size > 0 for size in batches):
         raise Mixes(PICKS, PICKS_WAY_OUT)
-    return (state,) * len(use.node.meta["val"])
+    return tuple(type(state)(state.dim, int(size), state.inner) for size in batches)
 
 
 def cat(use: Use) -> Result:
@@ -95,12 +119,15 @@ def cat(use: Use) -> Result:
     is_batched = any(isinstance(state, Batched) for state, _ in parts)
     like: type[Laid] = Batched if is_batched else Uniform
     dim, outer, inner = next(iter(found))
-    if len(found) > 1 or any(isinstance(state, (Summed, Position)) for state, _ in parts):
+    shape, is_along = use.result_shape(), use["dim"] % len(use.result_shape()) == dim
+    several = {(d, i) for d, _, i in found} if is_along else found
+    if len(several) > 1 or any(isinstance(state, (Summed, Position)) for state, _ in parts):
         raise Mixes("tensors whose examples lie along different axes are concatenated")
-    if use["dim"] % len(use.result_shape()) != dim:
+    if not is_along:
         return like(dim, outer, inner)
-    if all(isinstance(state, LAID) for state, _ in parts):
-        return like(dim, outer * len(parts), inner)
+    batches = [sizes[dim] / (use.symbol * inner) for _, sizes in parts if len(sizes) == len(shape)]
+    if all(isinstance(state, (*LAID, Constant)) for state, _ in parts) and all(count.is_Integer for count in batches):
+        return like(dim, int(shape[dim] / (use.symbol * inner)), inner)
     raise Mixes("something is appended to the batch as if it were an example")
 
 
@@ -161,10 +188,11 @@ def select_scatter(use: Use) -> Result:
 @keeps_zero
 def slice_backward(use: Use) -> Result:
     """The adjoint of slice: zeros with the gradient in place."""
-    state = laid(use)
-    if use["dim"] % len(use.result_shape()) == state.dim and not full_range(
-            use, use["start"], use["end"], use["step"], use.result_shape()[state.dim]):  # fmt: skip
-        raise Mixes(PICKS, PICKS_WAY_OUT)
+    state, size = laid(use), use.result_shape()[laid(use).dim]
+    if use["dim"] % len(use.result_shape()) == state.dim and not full_range(use, use["start"], use["end"], use["step"], size):
+        if blocks(use, state, size) is None:
+            raise Mixes(PICKS, PICKS_WAY_OUT)
+        return type(state)(state.dim, int(size / (use.symbol * state.inner)), state.inner)
     return state
 
 
