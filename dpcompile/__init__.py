@@ -1,5 +1,6 @@
 """dpcompile: a compiler for differentially private training in PyTorch."""
 
+from dpcompile.certificate import Certificate
 from dpcompile.cost.hardware import HARDWARE, Hardware
 from dpcompile.ir.errors import (
     BudgetError,
@@ -19,6 +20,7 @@ __all__ = [
     "HARDWARE",
     "BudgetError",
     "CaptureError",
+    "Certificate",
     "DPCompileError",
     "Hardware",
     "InvalidInput",

@@ -21,18 +21,26 @@ from torch.func import functional_call, functionalize
 
 from dpcompile import torch_private
 from dpcompile.batch import Batch
-from dpcompile.conditions import check_guard
+from dpcompile.buffers import take_buffer_updates, write_assigned
+from dpcompile.conditions import check_every_way
 from dpcompile.ir.errors import CaptureError, DPCompileError, InvalidInput, refusal
 from dpcompile.ir.graph import Input, JointGraph, size_expression
 from dpcompile.kernels.bags import RegularBags
 from dpcompile.kernels.recurrent import RecurrentSites
 from dpcompile.losses import Program, check_losses, public_name
-from dpcompile.provenance import COTANGENT, SourceLines, annotated_modules, is_user_file, record_places
-from dpcompile.python_state import check_after, check_before
+from dpcompile.provenance import (
+    COTANGENT,
+    SourceLines,
+    annotated_modules,
+    caller_within,
+    is_user_file,
+    lines_of_backward,
+    record_places,
+)
+from dpcompile.python_state import check_after, check_before, kept_lists
 from dpcompile.simplify import simplify
 from dpcompile.substitutes import DenseGradients, GlobalPools, Substitutes, traceable_modules
 
-aten = torch.ops.aten
 HINTS = (23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109, 113)
 
 
@@ -42,8 +50,8 @@ def capture(program: Program, batch: Batch) -> JointGraph:
     static = {int(size) for tensor in tensors for size in tensor.shape}
     hint = next(number for number in HINTS if number not in static)
     joint = capture_once(program, batch, hint)
-    for guard in torch_private.guards(joint.fakes):
-        check_guard(lambda other: capture_once(program, batch, other), joint, guard, hint)
+    joint.sizes = tuple(check_every_way(lambda other: capture_once(program, batch, other), joint, hint))
+    joint.conditions = len(torch_private.guards(joint.fakes))
     return joint
 
 
@@ -53,13 +61,13 @@ def capture_once(program: Program, batch: Batch, hint: int) -> JointGraph:
     state = {n: p for n, p in program.named_parameters() if not p.requires_grad} | dict(program.named_buffers())
     if not parameters:
         raise InvalidInput("the model has no trainable parameter; set requires_grad=True where gradients are wanted")
-    mode = torch_private.new_fakes()
+    mode = torch_private.new_fakes(caller_within())
     dims = [dim for _, dim in batch.layout.tensor_dims()]
     fakes = [torch_private.fake(mode, t, d, hint) for t, d in zip(batch.tensors, dims, strict=True)]
     held = [torch_private.fake(mode, t, None, hint) for t in (*parameters.values(), *state.values())]
     step = Step(program, list(parameters), list(state), batch, dims)
     check_before(program)
-    with preserved(program) as saved:
+    with kept_lists(program), preserved(program) as saved:
         module = traced(step, mode, [*held, *fakes])
         check_after(program, saved)
     inputs = [Input("parameter", public_name(n)) for n in parameters] + [Input("state", public_name(n)) for n in state]
@@ -69,7 +77,7 @@ def capture_once(program: Program, batch: Batch, hint: int) -> JointGraph:
     outputs = [("losses", "")] + [("gradient", public_name(n)) for n in parameters]
     joint = JointGraph(module, inputs, outputs, symbol, mode)
     record_places(joint)
-    check_constants(joint, program)
+    check_constants(joint, program, batch)
     check_sizes(joint)
     take_buffer_updates(joint)
     simplify(joint.module)
@@ -120,7 +128,10 @@ class Step:
             GlobalPools(),
             SourceLines(),
         ):
-            return functional_call(step, held, args, kwargs, tie_weights=True)
+            given = dict(held)
+            outputs = functional_call(step, held, args, kwargs, tie_weights=True)
+            write_assigned(given, held, {f"program.{name}" for name in self.parameters})
+        return outputs
 
 
 class Differentiated(nn.Module):
@@ -137,7 +148,10 @@ class Differentiated(nn.Module):
         torch_private.keep_provenance(losses)
         with fx_traceback.annotate({COTANGENT: True}):
             ones = torch.ones_like(losses)
-        with torch.autocast(losses.device.type, enabled=False):  # as torch advises: backward follows forward's types
+        with (
+            lines_of_backward(),
+            torch.autocast(losses.device.type, enabled=False),
+        ):  # as torch advises: backward follows forward's types
             if not self.reentrant:
                 return (
                     losses.detach(),
@@ -225,10 +239,11 @@ def batch_symbol(mode: torch_private.Fakes, fakes: Sequence[Tensor], dims: Seque
     resolved = {size.xreplace(replaced) for size in sizes}
     symbol = next(iter(resolved))
     if len(resolved) != 1 or not isinstance(symbol, sympy.Symbol):
+        fixed = next((name for name, number in replaced.items() if number.is_Number), sympy.Symbol("none"))
         raise CaptureError(
             refusal(
                 "the batch size became a fixed number while tracing",
-                "",
+                torch_private.line_of(mode, fixed),
                 "the model or the loss takes len() or int() of a batch tensor's size, compares the size with a number, or uses a "
                 "tensor that has the batch's size",
                 "write the operation so that it works for any batch size (for example x.shape[0], not len(x) or a constant)",
@@ -237,9 +252,10 @@ def batch_symbol(mode: torch_private.Fakes, fakes: Sequence[Tensor], dims: Seque
     return symbol
 
 
-def check_constants(joint: JointGraph, program: Program) -> None:
+def check_constants(joint: JointGraph, program: Program, batch: Batch) -> None:
     """Tensors that the program reached without being given them: constants, which must not be the model's own."""
     own = {id(tensor): name for name, tensor in (*program.named_parameters(), *program.named_buffers())}
+    private = {tensor.untyped_storage().data_ptr() for tensor in batch.tensors if tensor.numel()}
     for node in joint.graph.find_nodes(op="get_attr"):
         tensor = getattr(joint.module, node.target)
         if id(tensor) in own or isinstance(tensor, nn.Parameter):
@@ -252,16 +268,36 @@ def check_constants(joint: JointGraph, program: Program) -> None:
                     "read the parameter from its module in forward, or detach it if it is meant to be constant",
                 )
             )
+        if isinstance(tensor, Tensor) and tensor.untyped_storage().data_ptr() in private:
+            raise CaptureError(
+                refusal(
+                    "a tensor of the batch is used that was not given as an argument",
+                    node.meta.get("source_line", ""),
+                    "what a model or loss holds is the same for all examples, but this memory holds the examples of the batch",
+                    "give the tensor to the module as an argument",
+                )
+            )
         if isinstance(tensor, Tensor) and tensor.numel() > 1:
             joint.constants.append(f"a constant of shape {list(tensor.shape)} at {node.meta.get('source_line', 'the model')}")
 
 
 def check_sizes(joint: JointGraph) -> None:
     """Every size is a number or follows from the batch size; sizes that depend on data are refused."""
+    losses = joint.output("losses")
+    sizes = [size_expression(size) for size in losses.meta["val"].shape] if losses is not None else []
+    if losses is not None and sizes != [joint.symbol]:
+        raise CaptureError(
+            refusal(
+                f"the losses have shape {sizes} instead of [{joint.symbol}], the batch size",
+                losses.meta.get("source_line", ""),
+                "the batch is cut or put together at a place that depends on how many examples there are",
+                "treat all examples alike; select within the example's own dimensions",
+            )
+        )
     for node in joint.graph.nodes:
         fake = node.meta.get("val")
-        sizes = fake.shape if isinstance(fake, Tensor) else ()
-        if any(size_expression(size).free_symbols - {joint.symbol} for size in sizes):
+        shape = fake.shape if isinstance(fake, Tensor) else ()
+        if any(size_expression(size).free_symbols - {joint.symbol} for size in shape):
             raise CaptureError(
                 refusal(
                     f"the shape of {node.name} ({node.target}) depends on the data",
@@ -270,20 +306,3 @@ def check_sizes(joint: JointGraph) -> None:
                     "choose by torch.where or by a list of indices instead of by a boolean mask or nonzero()",
                 )
             )
-
-
-def take_buffer_updates(joint: JointGraph) -> None:
-    """Turn trailing writes to buffers into outputs; refuse writes to trainable parameters."""
-    names = {node: item for item, node in zip(joint.inputs, joint.graph.find_nodes(op="placeholder"), strict=True)}
-    outputs = {key: joint.output(*key) for key in joint.outputs}
-    for node in list(joint.graph.nodes):
-        if node.target is not aten.copy_.default or node.args[0] not in names:
-            continue
-        item = names[node.args[0]]
-        if item.kind == "parameter":
-            raise CaptureError(f"parameter {item.name} is written to in forward; update it outside the model")
-        if item.kind == "state":
-            outputs["buffer", item.name] = node.args[1]
-        node.replace_all_uses_with(node.args[1])
-        joint.graph.erase_node(node)
-    joint.replace_outputs(outputs)

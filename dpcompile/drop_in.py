@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from dpcompile.batch import Batch, flatten_batch
+from dpcompile.certificate import Certificate
 from dpcompile.cotangents import check_same_draws, cotangent_batch, example_axes
 from dpcompile.ir.errors import InvalidInput
 from dpcompile.pipeline import Compiled, Options
@@ -57,6 +58,7 @@ class PrivateSteps(Protocol):
     def empty_step(self, batch: Batch) -> Step: ...
     def trainable(self) -> Iterator[tuple[str, nn.Parameter]]: ...
     def report(self) -> Report: ...
+    def certificate(self, assumed: tuple[str, ...] = ()) -> Certificate: ...
 
 
 @dataclasses.dataclass(eq=False)
@@ -199,6 +201,10 @@ class DropIn(nn.Module):
         """What was chosen, and that the loss is not verified."""
         report = self.inner.report()
         return dataclasses.replace(report, notes=(*report.notes, NOT_VERIFIED))
+
+    def certificate(self) -> Certificate:
+        """What was shown of the step behind `backward()`; that the loss is not verified is among the assumptions."""
+        return self.inner.certificate((NOT_VERIFIED,))
 
     def __getattr__(self, name: str) -> Any:
         """Attributes of the model are the drop-in's too (`module.config`)."""

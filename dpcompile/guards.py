@@ -64,7 +64,7 @@ def guard_key(program: Program, batch: Batch) -> tuple[Any, ...]:
 
 def torch_key(device: torch.device) -> tuple[Any, ...]:
     """The modes of torch that a trace follows: autocast, default type, rounding of float32 products."""
-    kinds = sorted({"cpu", device.type})
+    kinds = [kind for kind in sorted({"cpu", device.type}) if torch.amp.is_autocast_available(kind)]
     autocast = tuple((kind, torch.get_autocast_dtype(kind)) for kind in kinds if torch.is_autocast_enabled(kind))
     return autocast, torch.get_default_dtype(), product_precisions()
 

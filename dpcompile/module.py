@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from dpcompile.arguments import check_no_mask, chunk_size, given_plan, hardware_row, positive, zero_gradient
 from dpcompile.batch import Batch, checked_mask, chunks, flatten_batch
+from dpcompile.certificate import Certificate, certificate
 from dpcompile.cost.hardware import Hardware
 from dpcompile.cotangents import cotangent_losses
 from dpcompile.drop_in import DropIn
@@ -47,6 +48,7 @@ def dpcompile(
     backend: str = "auto",
     batch_dim: Any = 0,
     example_batch: tuple[Any, ...] | None = None,
+    check_examples: bool = True,
 ) -> PrivateModule:
     """Compile a model and a loss into a step that returns per-example norms and the sum of clipped gradients.
 
@@ -60,7 +62,8 @@ def dpcompile(
     `python -m dpcompile calibrate` has measured, or the nearest row of the table. memory_budget: bytes, or a text such as
     "2 GB", that the step may need beyond model and batch; larger batches than the first run in chunks. backend: "eager",
     "inductor" or "auto" (inductor on a GPU). batch_dim: where the examples lie, an int or a pytree prefix with None for
-    shared tensors. example_batch: trace now instead of at the first call.
+    shared tensors. example_batch: trace now instead of at the first call. check_examples: whether tracing also checks on
+    numbers, with a few examples made from the batch, that none of them influences another.
 
     Raises InvalidInput and StrategyError here; BudgetError and the refusals of tracing and analysis come with the first
     call.
@@ -78,6 +81,7 @@ def dpcompile(
         memory_budget,
         backend,
         batch_dim,
+        check_examples,
     )
     if example_batch is not None:
         module.compiled(flatten_batch(tuple(example_batch), {}, batch_dim))
@@ -89,7 +93,8 @@ class PrivateModule(nn.Module):
 
     def __init__(self, model: nn.Module, loss: Loss, max_grad_norm: float, clipping: str, strategy: Any, schedule: str,
                  plan: Plan | SavedPlan | str | Path | None, microbatch: int | None, hardware: str | Hardware | None,
-                 memory_budget: str | float | None, backend: str, batch_dim: Any) -> None:  # fmt: skip
+                 memory_budget: str | float | None, backend: str, batch_dim: Any,
+                 check_examples: bool = True) -> None:  # fmt: skip
         super().__init__()
         self.program = make_program(model, loss)
         if clipping != "flat":
@@ -106,7 +111,7 @@ class PrivateModule(nn.Module):
             raise StrategyError('strategy="autotune" measures this machine; leave hardware= out, or use strategy="auto"')
         row, note = (hardware, "") if isinstance(hardware, Hardware) else hardware_row(hardware, model)
         self.options = Options(wanted, schedule, self.microbatch, row, backend, given,
-                               None if memory_budget is None else bytes_of(memory_budget), note)  # fmt: skip
+                               None if memory_budget is None else bytes_of(memory_budget), note, check_examples)  # fmt: skip
         self.steps: Traces[Compiled] = Traces()
         self.gradients: Traces[GraphCall] = Traces()
 
@@ -212,6 +217,13 @@ class PrivateModule(nn.Module):
         return Report(compiled.plan, compiled.unused, compiled.notes, compiled.runner.backend, float(self.max_grad_norm),
                       compiled.outlook)  # fmt: skip
 
+    def certificate(self, assumed: tuple[str, ...] = ()) -> Certificate:
+        """What was shown of the latest compiled step, by which checks and under which assumptions; text, or `.json()`.
+
+        assumed: what else the reader should know to be taken for granted.
+        """
+        return certificate(self.ready(), self.sensitivity(), assumed)
+
     def print_readable(self, print_output: bool = True) -> str:
         """The rewritten graph as text, grouped by module; printed unless print_output is False."""
         text = format_graph(self.ready().joint, places=True)
@@ -230,7 +242,7 @@ class PrivateModule(nn.Module):
         """{name: f[B, *shape]}: every example's own gradient, unclipped (NOT private)."""
         check_no_mask(mask)
         flat = flatten_batch(batch, kwargs, self.batch_dim)
-        return per_example_gradients(self.program, self.trainable(), flat, self.options.backend, self.gradients)
+        return per_example_gradients(self.program, self.trainable(), flat, self.options, self.gradients)
 
     def as_module(self, loss_reduction: str = "mean", output_dim: Any = 0) -> DropIn:
         """A drop-in for the model: `out = module(x); criterion(out, y).backward()` leaves the clipped SUM in p.grad.

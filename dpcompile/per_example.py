@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dpcompile.batch import Batch
 from dpcompile.guards import Traces, guard_key
 from dpcompile.losses import Program
-from dpcompile.pipeline import compile_gradients
+from dpcompile.pipeline import Options, compile_gradients
 from dpcompile.runtime import GraphCall
 
 
@@ -18,7 +18,7 @@ def per_example_gradients(
     program: Program,
     trainable: Iterable[tuple[str, nn.Parameter]],
     batch: Batch,
-    backend: str,
+    options: Options,
     traces: Traces[GraphCall],
 ) -> dict[str, Tensor]:
     """{name: f[B, *shape]} for the trainable parameters (name, parameter), in their order; float32 or wider.
@@ -28,7 +28,7 @@ def per_example_gradients(
     """
     found: dict[str, Tensor] = {}
     if batch.size:
-        call = traces.get(guard_key(program, batch), lambda: compile_gradients(program, batch, backend))
+        call = traces.get(guard_key(program, batch), lambda: compile_gradients(program, batch, options))
         found = {name: value for (kind, name), value in call.outputs(*batch.tensors).items() if kind == "per_example_gradient"}
     return {name: found[name] if name in found else zeros(parameter, batch.size) for name, parameter in trainable}
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 
 from dpcompile.analysis.cuts import find_cuts
+from dpcompile.analysis.evidence import Evidence, evidence
 from dpcompile.analysis.example_axis import example_axis
 from dpcompile.analysis.independence import check_independence
 from dpcompile.analysis.sites import find_sites
@@ -83,6 +84,7 @@ class Options:
     plan: SavedPlan | None = None
     memory_budget: float | None = None
     note: str = ""
+    check_examples: bool = True
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ class Compiled:
     unused: tuple[str, ...]
     notes: tuple[str, ...]
     outlook: Outlook
+    evidence: Evidence
 
 
 @dataclass(frozen=True)
@@ -106,33 +109,35 @@ class Analysed:
     sites: tuple[Site, ...]
     cuts: tuple[Cut, ...]
     unused: tuple[str, ...]
+    evidence: Evidence
 
 
-def analysed(program: Program, batch: Batch, recorder: Recorder) -> Analysed:
-    """Capture and analyse."""
+def analysed(program: Program, batch: Batch, recorder: Recorder, check_examples: bool) -> Analysed:
+    """Capture and analyse; check_examples: whether the rules' verdict is checked on numbers as well."""
     with torch.inference_mode(False), torch.enable_grad():
         joint = capture(program, batch)
     recorder.keep("capture", joint)
     states = example_axis(joint)
-    check_independence(joint, states, program, batch)
+    if check_examples:
+        check_independence(joint, states, program, batch)
     sites, unused = find_sites(joint, states)
     cuts = find_cuts(joint, states, sites)
     recorder.keep("analysis", joint)
-    return Analysed(joint, tuple(sites), cuts, tuple(unused))
+    return Analysed(joint, tuple(sites), cuts, tuple(unused), evidence(joint, states, batch, check_examples))
 
 
-def compile_gradients(program: Program, batch: Batch, backend: str) -> GraphCall:
+def compile_gradients(program: Program, batch: Batch, options: Options) -> GraphCall:
     """The short way to a callable that returns every example's own gradient."""
     recorder = Recorder()
     with TRACING:
-        found = analysed(program, batch, recorder)
+        found = analysed(program, batch, recorder, options.check_examples)
     joint = found.joint
     emit_per_example_gradients(joint, found.sites)
     order_nodes(joint)
     narrow_backward(joint)
     order_nodes(joint)
     recorder.keep("emit_per_example_gradients", joint)
-    return GraphCall(joint, program, backend)
+    return GraphCall(joint, program, options.backend)
 
 
 def compile_step(program: Program, batch: Batch, options: Options) -> Compiled:
@@ -145,7 +150,7 @@ def compile_step(program: Program, batch: Batch, options: Options) -> Compiled:
 def compiled_step(program: Program, batch: Batch, options: Options) -> Compiled:
     """The same for a thread that traces alone."""
     recorder = Recorder()
-    found = analysed(program, batch, recorder)
+    found = analysed(program, batch, recorder, options.check_examples)
     joint, unused = found.joint, found.unused
     if options.plan is not None:
         options.plan.check(found.sites)
@@ -158,7 +163,7 @@ def compiled_step(program: Program, batch: Batch, options: Options) -> Compiled:
     rewritten = outlook.final(plan, recorder.keep_attempt)
     runner = Runner(rewritten, program, options.backend)
     notes = (*joint.notes, *joint.constants, *([options.note] if options.note else []), *(tuned.notes if tuned else ()))
-    return Compiled(rewritten, plan, tuple(recorder.stages), runner, unused, notes, outlook)
+    return Compiled(rewritten, plan, tuple(recorder.stages), runner, unused, notes, outlook, found.evidence)
 
 
 def tuned_for(source: Source, batch_size: int, options: Options) -> Tuned | None:

@@ -6,7 +6,7 @@ import contextlib
 import linecache
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 from typing import Any
 
@@ -15,11 +15,15 @@ import torch.fx.traceback as fx_traceback
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from dpcompile import torch_private
 from dpcompile.ir.graph import JointGraph
 from dpcompile.losses import Program, public_name
 
 COTANGENT = "cotangent_of_losses"
 """Annotation of the node that backward starts from."""
+
+BACKWARD_LINE = "line_of_backward"
+"""Annotation of nodes that a custom function or a hook makes in backward."""
 
 LIBRARIES = (os.path.dirname(torch.__file__), os.path.dirname(__file__), "<frozen", "<string>")
 
@@ -64,12 +68,34 @@ def caller() -> str:
     return f"{name}:{number}  {linecache.getline(name, number).strip()}".strip()
 
 
+def caller_within() -> Callable[[], str]:
+    """`caller` for lines that are run from here on; empty where the innermost one is still the present one."""
+    outside = caller()
+
+    def line() -> str:
+        found = caller()
+        return "" if found == outside else found
+
+    return line
+
+
 class SourceLines(TorchFunctionMode):
     """Mark every node with the user's line that called torch; torch's own traces keep `forward` frames only."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         with fx_traceback.annotate({"source_line": caller()}):
             return func(*args, **(kwargs or {}))
+
+
+def lines_of_backward() -> torch_private.Around:
+    """A context that marks the nodes of custom functions and hooks in backward; others belong to their forward node."""
+    line = caller_within()
+
+    def marked() -> contextlib.AbstractContextManager[Any]:
+        found = line()
+        return fx_traceback.annotate({BACKWARD_LINE: found}) if found else contextlib.nullcontext()
+
+    return torch_private.Around(marked)
 
 
 def record_places(joint: JointGraph) -> None:
@@ -102,6 +128,7 @@ def spread_places(joint: JointGraph, places: Mapping[int, tuple[str, str]], loss
         is_backward = is_backward or COTANGENT in (node.meta.get("custom") or {})
         number = node.meta.get("seq_nr", -1)
         path, line = last if is_backward and number == losses else places.get(number, last)
+        line = (node.meta.get("custom") or {}).get(BACKWARD_LINE, line)
         node.meta.setdefault("module_path", path)
         node.meta.setdefault("source_line", line)
         last = node.meta["module_path"], node.meta["source_line"]

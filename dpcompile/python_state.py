@@ -1,12 +1,14 @@
 """What a trace cannot carry: Python state that forward writes, hooks on parameters, compiled TorchScript.
 
-A trace runs Python once. A number that forward changes would stay what it was, a hook on a parameter would change the sum
-and not each example's gradient; both are refused before anything is computed with them.
+A trace runs Python once. A number or a list that forward changes would stay what it was, a hook on a parameter would change
+the sum and not each example's gradient; all are refused before anything is computed with them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections import deque
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -64,3 +66,40 @@ def check_after(program: nn.Module, saved: Saved) -> None:
 def differs(before: Any, now: Any) -> bool:
     """Whether an attribute was changed; NaN is equal to itself here."""
     return before is not now and (type(before) is not type(now) or (before != now and before == before))
+
+
+@contextlib.contextmanager
+def kept_lists(program: nn.Module) -> Iterator[None]:
+    """Refuse a model whose forward changes lists of its modules while it is traced; they hold what they held before.
+
+    A dict may take up new entries: caches do, and the trace is made as if they were empty.
+    """
+    kept = [(path, held, list(held)) for path, held in lists_of(program)]
+    try:
+        yield
+        for path, held, before in kept:
+            if len(held) != len(before) or any(a is not b for a, b in zip(held, before, strict=True)):
+                raise CaptureError(changed_list(path))
+    finally:
+        for _, held, before in kept:
+            held.clear()
+            held.update(before) if isinstance(held, set) else held.extend(before)
+
+
+def lists_of(program: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Lists, queues and sets that modules hold, with the path of the attribute."""
+    for name, module in program.named_modules():
+        for attribute, held in vars(module).items():
+            if attribute not in OWN and isinstance(held, (list, deque, set)):
+                yield ".".join(part for part in (name.removeprefix("model").lstrip("."), attribute) if part), held
+
+
+def changed_list(path: str) -> str:
+    """The refusal of a list that forward changes."""
+    return refusal(
+        f"forward changes the contents of the attribute {path}",
+        "",
+        "a trace runs Python once, so that the list would be the same at every step; and what is kept of one batch for the "
+        "next one carries examples' data out of the step",
+        "return what is to be kept, and keep it outside of forward",
+    )

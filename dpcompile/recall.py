@@ -22,6 +22,7 @@ class Recall:
         watched = [tensor for tensor in (*model.parameters(), *tensors) if not tensor.is_inference()]
         self.watched = [(tensor, tensor._version) for tensor in watched]
         self.modes = [module.training for module in model.modules()]
+        self.trained = [parameter.requires_grad for parameter in model.parameters()]
 
     def keep_changed_buffers(self) -> None:
         """After forward: only buffers that it wrote to need their old values."""
@@ -36,6 +37,8 @@ class Recall:
             )
         if [module.training for module in model.modules()] != self.modes:
             raise InvalidInput("train() or eval() was called between forward and backward; call backward first")
+        if [parameter.requires_grad for parameter in model.parameters()] != self.trained:
+            raise InvalidInput("requires_grad was changed between forward and backward; call backward first")
 
     @contextlib.contextmanager
     def restored(self) -> Iterator[None]:

@@ -1,7 +1,8 @@
 """The only file that touches torch's private interfaces; each use has its reason here.
 
 make_fx, functional_call and the sympy symbols are public. What is not, and why it is needed:
-  FakeTensorMode, ShapeEnv          one symbolic batch size with a hint of our own and everything else static
+  FakeTensorMode, ShapeEnv          one symbolic batch size with a hint of our own and everything else static, and the
+                                    user's line at which a condition on it was met
   fx.experimental._config           `backed_size_oblivious`: a branch on B == 1 must leave a guard
   compiler._is_compiling_flag       transformers branches on mask data unless it believes it is compiled
   autograd stack-trace hooks        the only carrier of source lines from forward to backward nodes
@@ -44,13 +45,29 @@ adaptive_output = _ASMoutput
 OpOverload = torch._ops.OpOverload
 
 
-def new_fakes() -> FakeTensorMode:
-    """A fake mode with a shape environment of its own.
+class LocatedShapes(ShapeEnv):
+    """A shape environment that remembers the user's line at which it came to rely on a condition, or fixed a symbol."""
+
+    def __init__(self, locate: Callable[[], str]) -> None:
+        super().__init__()
+        self.locate, self.lines = locate, dict[Any, str]()
+
+    def _log_guard(self, prefix: str, g: Any, forcing_spec: bool) -> None:
+        self.lines.setdefault(g, self.locate())
+        super()._log_guard(prefix, g, forcing_spec)
+
+    def _set_replacement(self, a: sympy.Symbol, tgt: sympy.Expr, msg: str) -> None:
+        self.lines.setdefault(a, self.locate())
+        super()._set_replacement(a, tgt, msg)
+
+
+def new_fakes(locate: Callable[[], str] = str) -> FakeTensorMode:
+    """A fake mode with a shape environment of its own; `locate` names the user's line that is running.
 
     Without its cache: with a symbolic size, making and reading an entry takes longer than running the operation (a fifth
     of the time of a compilation).
     """
-    mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+    mode = FakeTensorMode(shape_env=LocatedShapes(locate), allow_non_fake_inputs=True)
     mode.cache_enabled = False
     return mode
 
@@ -162,6 +179,12 @@ def guards(mode: FakeTensorMode) -> list[sympy.Basic]:
     return [guard.expr for guard in mode.shape_env.guards]
 
 
+def line_of(mode: FakeTensorMode, item: sympy.Basic) -> str:
+    """The user's line at which a condition was met, or a symbol fixed; empty if none was running."""
+    assert isinstance(mode.shape_env, LocatedShapes)
+    return mode.shape_env.lines.get(item, "")
+
+
 def specialised(mode: FakeTensorMode) -> dict[sympy.Symbol, sympy.Expr]:
     """Symbols that tracing replaced by numbers or by other symbols."""
     assert mode.shape_env is not None
@@ -210,6 +233,18 @@ class Watch(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.before(func, args)
         return func(*args, **(kwargs or {}))
+
+
+class Around(TorchDispatchMode):
+    """Run every ATen operation inside the context within a context of its own."""
+
+    def __init__(self, context: Callable[[], contextlib.AbstractContextManager[Any]]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's own carries no annotations
+        self.context = context
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        with self.context():
+            return func(*args, **(kwargs or {}))
 
 
 def equal_draws() -> Watch:

@@ -57,6 +57,8 @@ LOOKUPS: tuple[Sample, ...] = (
         (batched(N, 4), 0, ids(N, 4, high=1)), (shared(3, 5), 0, ids(N, 5)), (shared(3, 5), 0, ids(N, 4)), (uniform(N, 3), 1, ids(N, 4)), (batched(N, 3), 1, uniform(N, 4, draw=integers(3))),
         (constant(1.0, N, 3), 1, ids(N, 4)), (shared(3, 5), 0, zeros(N, 5)), (shared(3, 5), 0, position(N, 5)), (summed(3, 5), 0, same_ids(4, 5)), (batched(N, 3), 1, zeros(N, 4)),
         (batched(N, 5), 0, same_ids(2, 5, high=1)), (batched(N, 3), 1, same_ids(1, 4)), (uniform(N, 3), 1, uniform(N, 2, draw=integers(3))))),
+    call(aten.scatter.src, constant(0.0, 5), 0, same_ids(4, high=5), summed(4)),
+    call(aten.scatter.src, constant(1.0, 5), 0, same_ids(4, high=5), summed(4)),
     *(s for op, values in ((aten.scatter.src, True), (aten.scatter_add.default, True), (aten.scatter.value, False)) for s in (
         call(op, base, dim, index, source if values else 2.0) for base, dim, index, source in (
             (batched(N, 3), 1, ids(N, 1), batched(N, 1)), (batched(3, N), 0, ids(1, N), batched(1, N)), (constant(0.0, N, 3), 1, ids(N, 1), batched(N, 1)),

@@ -86,6 +86,10 @@ VIEWS: tuple[Sample, ...] = (
     call(aten.slice.Tensor, batched(N, 5), 0, 0, B, must=True),
     call(aten.slice.Tensor, batched(N, 5, inner=3), 0, 0, B3, must=True),
     call(aten.slice.Tensor, batched(N, 5, inner=3), 0, 0, B),
+    *(call(aten.slice.Tensor, batched(N, 5, outer=3), 0, start, stop, must=True) for start, stop in ((0, B), (B, B2), (B, B3), (B, None), (0, B2))),
+    *(call(aten.slice.Tensor, batched(N, 5, outer=3), 0, start, stop) for start, stop in ((1, B), (B, -1), (0, Size(lambda b: b + 1)))),
+    call(aten.slice.Tensor, batched(N, 5, outer=2, inner=3), 0, B3, Size(lambda b: 6 * b), must=True), call(aten.slice.Tensor, batched(N, 5, outer=2, inner=3), 0, B, B2),
+    call(aten.slice.Tensor, uniform(N, 5, outer=3), 0, B, B2, must=True), call(aten.slice.Tensor, batched(N, 5, outer=3), 0, B, B3, 2),
     call(aten.slice.Tensor, position(N), 0, 0, 2**63 - 1, must=True),
     call(aten.slice.Tensor, batched(N, 5), 0, 0, None, 2),
     call(aten.slice.Tensor, uniform(N, 5), 0, 0, 1, must=True), call(aten.slice.Tensor, uniform(N, 5), 0, 1, 2),
@@ -109,6 +113,8 @@ VIEWS: tuple[Sample, ...] = (
     call(aten.slice_backward.default, summed(3, 5), [7, 5], 0, 1, 4, 1, must=True),
     call(aten.slice_backward.default, batched(N, 3), [B, 35], 1, B, Size(lambda b: b + 3), 1),
     call(aten.slice_backward.default, summed(3), [35], 0, B, Size(lambda b: b + 3), 1),
+    call(aten.slice_backward.default, batched(N, 5), [B3, 5], 0, B, B2, 1, must=True), call(aten.slice_backward.default, batched(N, 5), [B3, 5], 0, 0, B, 1, must=True),
+    call(aten.slice_backward.default, batched(N, 5, outer=2), [B3, 5], 0, B, B3, 1, must=True), call(aten.slice_backward.default, batched(N, 5, inner=2), [B3, 5], 0, 0, B2, 1),
     *(s for dim in (0, 1, -1) for s in every_layout(aten.unbind.int, (2, 3), dim) if s.args[0].shape[dim] is not N),
     *(s for op, size in ((aten.split.Tensor, 2), (aten.unsafe_split.Tensor, 2), (aten.split_with_sizes.default, [2, 4]),
                          (aten.unsafe_split_with_sizes.default, [2, 4]))
@@ -118,6 +124,8 @@ VIEWS: tuple[Sample, ...] = (
     *(call(op, batched(N, 5, inner=2), sizes) for op in (aten.split_with_sizes.default, aten.unsafe_split_with_sizes.default)
       for sizes in ([B, B], [B2])),
     *(call(op, batched(N, 5, inner=2), B) for op in (aten.split.Tensor, aten.unsafe_split.Tensor)),
+    *(call(op, batched(N, 5, outer=2), B, must=True) for op in (aten.split.Tensor, aten.unsafe_split.Tensor)),
+    *(call(op, batched(N, 5, outer=3), [B, B2], must=True) for op in (aten.split_with_sizes.default, aten.unsafe_split_with_sizes.default)),
     *(s for amounts in ([1, 2], [0, 0, 1, 2], [1, 0, 0, 0, 2, 1]) for s in every_layout(aten.constant_pad_nd.default, (5, 3), amounts, 0.0)),
     *every_layout(aten.constant_pad_nd.default, (5,), [1, 2], 3.0),
     call(aten.constant_pad_nd.default, summed(5), [1, 2], 0.0, must=True),
@@ -151,6 +159,9 @@ JOINS: tuple[Sample, ...] = (
     *joins(aten.cat.default), *joins(aten.stack.default),
     call(aten.cat.default, [batched(N, 5), shared(1, 5)], 0), call(aten.cat.default, [batched(N, 5), batched(N, 3), constant(1.0, N, 2)], 1),
     call(aten.cat.default, [batched(N, 5), batched(N, 5), batched(N, 5)], 0), call(aten.cat.default, [shared(2, 5), summed(3, 5)], 0),
+    call(aten.cat.default, [batched(N, 5), constant(0.0, N, 5)], 0, must=True), call(aten.cat.default, [constant(1.0, N, 5), batched(N, 5, outer=2)], 0, must=True),
+    call(aten.cat.default, [batched(N, 5, outer=2), batched(N, 5)], 0, must=True), call(aten.cat.default, [batched(N, 5, inner=2), batched(N, 5)], 0),
+    call(aten.cat.default, [batched(N, 5), constant(1.0, 1, 5)], 0), call(aten.cat.default, [batched(N, 5, inner=2), constant(1.0, N, 5)], 0),
     call(aten.cat.default, [summed(2, 5), summed(3, 5)], 0, must=True), call(aten.stack.default, [summed(2), summed(2)], 0, must=True),
     *(call(aten.slice_scatter.default, base, source, dim, 1, 4) for base, source, dim in (
         (batched(N, 5), batched(N, 3), 1), (constant(0.0, N, 5), batched(N, 3), 1),

@@ -12,7 +12,7 @@ from dpcompile.ir.axis import BATCH_SIZE, SHARED, Batched, BatchSize, Constant, 
 from dpcompile.ir.errors import MixedExamplesError, UnsupportedOperation, refusal
 from dpcompile.ir.graph import JointGraph, size_expression, where
 from dpcompile.rules import OPS, rule_of
-from dpcompile.rules.rule import LAID, Result, Use
+from dpcompile.rules.rule import LAID, Result, Use, is_fixed
 
 WAY_OUT = "keep every example's computation apart until the loss"
 
@@ -42,6 +42,8 @@ def state_of(use: Use) -> Result:
     if shared and (node.all_input_nodes or node.target not in OPS):
         return SHARED if isinstance(fakes, torch.Tensor) else (SHARED,) * len(fakes)
     rule = rule_of(node.target)
+    if rule is None and all(is_fixed(use, operand) for operand in node.all_input_nodes):
+        return SHARED if isinstance(fakes, torch.Tensor) else (SHARED,) * len(fakes)  # of zeros and ones without examples
     if rule is None:
         raise UnsupportedOperation(
             refusal(

@@ -5,9 +5,10 @@ batch:
 
   the graph   no example's slice of any intermediate may move when other examples are changed, removed or
               permuted
-              (`lockstep`), with random draws held fixed (`draws`)
+              (`lockstep`), with random draws held fixed (`draws`); a gradient that no example moves belongs to none
   the model   run as the user wrote it on one example (and on two, for small models), it must agree with the
-              graph, which was traced for every batch size (`plain_run`)
+              graph, which was traced for every batch size (`plain_run`), and keep nothing of an example for the
+              next step
 
 Numbers can deceive, so a contradiction counts only if each of three draws of examples shows one.
 """
@@ -26,6 +27,7 @@ from dpcompile.analysis.examples import draw_examples, example_dims, take
 from dpcompile.analysis.lockstep import Lockstep
 from dpcompile.analysis.plain_run import (
     Gradients,
+    PlainRun,
     error_of_losses,
     errors_of_gradients,
     line_of_branch,
@@ -33,7 +35,7 @@ from dpcompile.analysis.plain_run import (
 )  # fmt: skip
 from dpcompile.analysis.rounding import whole_tolerance
 from dpcompile.batch import Batch
-from dpcompile.ir.axis import Batched, Constant
+from dpcompile.ir.axis import Batched, Constant, Shared
 from dpcompile.ir.errors import CaptureError, DPCompileError, MixedExamplesError, refusal
 from dpcompile.ir.graph import JointGraph, where
 from dpcompile.ir.randomness import has_draws
@@ -104,14 +106,32 @@ class Check:
         lockstep = Lockstep(self.joint, self.states, [[t] * len(RUNS) for t in self.held] + leaves, self.small)
         with self.as_captured():
             lockstep.run()
-        if lockstep.found:
-            return lockstep.found, ""
-        for run in (SINGLE, MOVED) if self.small else (SINGLE,):
-            graph = self.replayed(runs[run]) if self.random else lockstep.outputs(run)
-            why = self.difference(graph, runs, run)
+        found = lockstep.found or self.of_no_example(lockstep.outputs(SINGLE))
+        if found:
+            return found, ""
+        plain: dict[int, PlainRun] = {}
+        for run in (SINGLE, MOVED):
+            if run == MOVED and not self.small and not plain[SINGLE].written:
+                break
+            graph = self.replayed(runs[run]) if self.random else lockstep.outputs(run) if run == SINGLE or self.small else None
+            why = self.difference(graph, runs, run, plain)
             if why:
                 return {}, why
-        return {}, ""
+        return {}, kept_of_examples(plain)
+
+    def of_no_example(self, outputs: Sequence[Any]) -> dict[fx.Node, str]:
+        """Gradients that are not zero though no example moves them: a custom backward that ignores its argument."""
+        found: dict[fx.Node, str] = {}
+        for (kind, name), gradient in zip(self.joint.outputs, outputs, strict=True):
+            node = self.joint.output(kind, name)
+            if (
+                kind == "gradient"
+                and node is not None
+                and isinstance(self.states[node], (Shared, Constant))
+                and bool(gradient.any())
+            ):
+                found[node] = f"the gradient of {name} does not depend on the examples, so that it cannot be clipped for each"
+        return found
 
     def as_captured(self) -> torch.autocast:
         """The graph holds its conversions of types; autocast around the call is for the model only."""
@@ -122,8 +142,10 @@ class Check:
         with self.as_captured(), torch_private.equal_draws():
             return list(self.joint.module(*self.held, *leaves))
 
-    def difference(self, graph: Sequence[Any], runs: Sequence[Sequence[Tensor]], run: int) -> str:
-        """Why the graph's outputs on one run contradict the model's; empty if they agree."""
+    def difference(
+        self, graph: Sequence[Any] | None, runs: Sequence[Sequence[Tensor]], run: int, plain_runs: dict[int, PlainRun]
+    ) -> str:
+        """Why the graph's outputs on one run (if given) contradict the model's; empty if they agree. Keeps the model's run."""
         size = len(RUNS[run])
         count = "one example" if size == 1 else f"{size} examples"
         culprit = f"the model computes something else when the batch size is {size}"
@@ -133,6 +155,9 @@ class Check:
         except (DPCompileError, RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             return refusal(f"{culprit}: it fails", self.line(runs), f"on {count}: {reason}", BRANCH_WAY_OUT)
+        plain_runs[run] = plain
+        if graph is None:
+            return ""
         outputs = dict(zip(self.joint.outputs, graph, strict=True))
         gradients: Gradients = {name: v for (kind, name), v in outputs.items() if kind == "gradient"}
         errors = {"losses": error_of_losses(outputs["losses", ""], plain.losses)}
@@ -149,3 +174,19 @@ class Check:
             return line_of_branch(self.program, self.batch.layout, runs[SINGLE], runs[MOVED])
         except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):
             return ""
+
+
+def kept_of_examples(plain: Mapping[int, PlainRun]) -> str:
+    """Why an attribute that forward writes holds something of the batch, as two runs on different examples show."""
+    if MOVED not in plain:
+        return ""
+    for path, tensor in plain[SINGLE].written.items():
+        other = plain[MOVED].written.get(path)
+        if other is None or other.shape != tensor.shape or not torch.equal(other, tensor):
+            return refusal(
+                f"forward writes the attribute {path}",
+                "",
+                "it holds something of the examples of one batch until the next, and a trace would keep its first value",
+                "return what is to be kept, and keep it outside of forward",
+            )
+    return ""

@@ -25,6 +25,7 @@ from dpcompile.batch import Layout
 from dpcompile.capture import preserved
 from dpcompile.losses import Program, check_losses, public_name
 from dpcompile.provenance import is_user_file
+from dpcompile.python_state import Saved
 
 Gradients = Mapping[str, Tensor | None]
 Trace = list[tuple[str, tuple[Any, ...], str]]  # operation, numbers among its arguments, the user's line
@@ -32,19 +33,36 @@ Trace = list[tuple[str, tuple[Any, ...], str]]  # operation, numbers among its a
 
 @dataclass(frozen=True)
 class PlainRun:
-    """Losses f[B] and the gradient of their sum, by public parameter name (None where there is no path)."""
+    """Losses f[B] and the gradient of their sum, by public parameter name (None where there is no path).
+
+    written: tensors that forward put in the place of others in attributes of modules, by path.
+    """
 
     losses: Tensor
     gradients: Gradients
+    written: Mapping[str, Tensor]
 
 
 def run_plainly(program: Program, layout: Layout, leaves: Sequence[Tensor], size: int) -> PlainRun:
     """One forward and backward; p.grad, buffers, module attributes and random state stay as they were."""
     trainable = fresh(program)
-    with preserved(program), kept_gradients(program), torch.enable_grad():
+    with preserved(program) as before, kept_gradients(program), torch.enable_grad():
         losses = called(Backward(program, size), layout, leaves, trainable)
+        written = written_tensors(program, before)
     named = {public_name(n): None if p.grad is None else p.grad.to_dense() for n, p in trainable.items()}
-    return PlainRun(losses.detach(), named)
+    return PlainRun(losses.detach(), named, written)
+
+
+def written_tensors(program: Program, before: Saved) -> dict[str, Tensor]:
+    """Attributes that held one tensor before and hold another now; what held none is taken for a cache."""
+    names = {module: name.removeprefix("model").lstrip(".") for name, module in program.named_modules()}
+    found: dict[str, Tensor] = {}
+    for module, attributes in before:
+        for attribute, now in vars(module).items():
+            was = attributes.get(attribute)
+            if isinstance(now, Tensor) and isinstance(was, Tensor) and now is not was:
+                found[".".join(part for part in (names[module], attribute) if part)] = now.detach()
+    return found
 
 
 class Backward(nn.Module):

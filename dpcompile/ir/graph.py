@@ -35,7 +35,8 @@ class JointGraph:
     """A traced step; `inputs` and `outputs` stand in the order of the placeholders and of the output tuple.
 
     outputs: ("losses", ""), ("gradient", parameter name), ("buffer", buffer name), later also ("norms", ""), ...
-    symbol: the one free batch size. fakes: the fake mode that owns it. notes: facts for the report.
+    symbol: the one free batch size. fakes: the fake mode that owns it. notes: facts for the report. sizes: the batch sizes
+    at which the program was traced, with one and the same graph. conditions: how many conditions on sizes tracing has met.
     """
 
     module: fx.GraphModule
@@ -45,6 +46,8 @@ class JointGraph:
     fakes: torch_private.Fakes
     notes: list[str] = field(default_factory=list)
     constants: list[str] = field(default_factory=list)
+    sizes: tuple[int, ...] = ()
+    conditions: int = 0
 
     @property
     def graph(self) -> fx.Graph:

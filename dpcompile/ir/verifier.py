@@ -1,12 +1,23 @@
-"""Check the graph after every pass: a list of violations, empty when the graph is well formed."""
+"""Check the graph after every pass: a list of violations, empty when the graph is well formed.
+
+The batch size must stay free: it is fixed nowhere, no value has a size that follows from another symbol, the inputs of the
+batch still have it at the examples' axis, and a pass relies on no condition on it that fails for some number of examples.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
+import sympy
+import torch
 from torch import fx
 
 from dpcompile import torch_private
 from dpcompile.ir.errors import CaptureError
 from dpcompile.ir.graph import JointGraph, size_expression, value
+
+TRIED = (*range(1, 130), 200, 256, 500, 512, 1000, 1024, 4096, 65536)
+"""Batch sizes at which a condition that a pass has added must hold."""
 
 
 def violations(joint: JointGraph) -> list[str]:
@@ -20,8 +31,7 @@ def violations(joint: JointGraph) -> list[str]:
         found.append("the output tuple and its description differ in length")
     if found:
         return found  # nothing can be looked up by its role
-    if joint.symbol in torch_private.specialised(joint.fakes):
-        found.append("the batch size became fixed")
+    found += size_violations(joint) + condition_violations(joint)
     placed: set[fx.Node] = set()
     for node in nodes:
         if any(operand not in placed for operand in node.all_input_nodes):
@@ -33,6 +43,32 @@ def violations(joint: JointGraph) -> list[str]:
         if (kind, "") in joint.outputs:
             found += shape_violations(joint, kind)
     return found + gradient_violations(joint)
+
+
+def size_violations(joint: JointGraph) -> list[str]:
+    """Where the batch size is no longer free."""
+    found = ["the batch size became fixed"] if joint.symbol in torch_private.specialised(joint.fakes) else []
+    for item, node in zip(joint.inputs, joint.graph.find_nodes(op="placeholder"), strict=True):
+        if item.kind == "batch" and item.dim is not None and size_expression(value(node).shape[item.dim]) != joint.symbol:
+            found.append(f"{node.name} no longer has the batch size at the examples' axis")
+    for node in joint.graph.nodes:
+        strangers = set().union(*(size_expression(size).free_symbols for size in sizes_of(node.meta.get("val")))) - {joint.symbol}
+        if strangers:
+            found.append(f"a size of {node.name} is {', '.join(map(str, strangers))}, which is not the batch size")
+    return found
+
+
+def condition_violations(joint: JointGraph) -> list[str]:
+    """Conditions on the batch size that passes have added, and that fail for some number of examples."""
+    added = [guard for guard in torch_private.guards(joint.fakes)[joint.conditions :] if joint.symbol in guard.free_symbols]
+    return [f"{guard} is relied on" for guard in added if any(guard.subs(joint.symbol, n) == sympy.false for n in TRIED)]
+
+
+def sizes_of(fakes: Any) -> list[Any]:
+    """Every size of a value, or of several."""
+    if isinstance(fakes, (tuple, list)):
+        return [size for fake in fakes for size in sizes_of(fake)]
+    return list(fakes.shape) if isinstance(fakes, torch.Tensor) else [fakes] if isinstance(fakes, torch.SymInt) else []
 
 
 def shape_violations(joint: JointGraph, kind: str) -> list[str]:

@@ -56,11 +56,11 @@ def layer_norm_backward(use: Use) -> Result:
 
 def group_norm(use: Use) -> Result:
     """Examples along the first dimension; mean and rstd are [N, groups]."""
-    refuse_numbers(use, ("N",))
-    fixed(use, "weight", "bias")
     state = examples(use, "input")
     if state.dim != 0:
         raise Mixes("group normalisation over the examples")
+    refuse_numbers(use, ("N",))
+    fixed(use, "weight", "bias")
     return state, state, state
 
 

@@ -206,7 +206,7 @@ def normal_dims(dims: Any, rank: int) -> list[int]:
 
 def is_fixed(use: Use, node: fx.Node) -> bool:
     """An operand that no example and no batch size influences."""
-    state = use.state(node)
+    state = use.states[node] if isinstance(node, fx.Node) else SHARED
     return isinstance(state, Shared) or (isinstance(state, Constant) and not any(map(use.has_batch, use.shape(node))))
 
 

@@ -129,12 +129,15 @@ def cat(use: Use) -> Result:
     is_batched = any(isinstance(state, Batched) for state, _ in parts)
     like: type[Laid] = Batched if is_batched else Uniform
     dim, outer, inner = next(iter(found))
-    if len(found) > 1 or any(isinstance(state, (Summed, Position)) for state, _ in parts):
+    shape, is_along = use.result_shape(), use["dim"] % len(use.result_shape()) == dim
+    several = {(d, i) for d, _, i in found} if is_along else found
+    if len(several) > 1 or any(isinstance(state, (Summed, Position)) for state, _ in parts):
         raise Mixes("tensors whose examples lie along different axes are concatenated")
-    if use["dim"] % len(use.result_shape()) != dim:
+    if not is_along:
         return like(dim, outer, inner)
-    if all(isinstance(state, LAID) for state, _ in parts):
-        return like(dim, outer * len(parts), inner)
+    batches = [sizes[dim] / (use.symbol * inner) for _, sizes in parts if len(sizes) == len(shape)]
+    if all(isinstance(state, (*LAID, Constant)) for state, _ in parts) and all(count.is_Integer for count in batches):
+        return like(dim, int(shape[dim] / (use.symbol * inner)), inner)
     raise Mixes("something is appended to the batch as if it were an example")
 
 

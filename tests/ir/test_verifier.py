@@ -10,10 +10,14 @@ from captured import Captured, captured, rewritten
 from torch import nn
 from zoo_case import squares
 
+from dpcompile import dpcompile, torch_private
+from dpcompile.forecast import rewriting
 from dpcompile.ir.errors import CaptureError
-from dpcompile.ir.graph import Input, JointGraph
+from dpcompile.ir.graph import Input, JointGraph, value
 from dpcompile.ir.randomness import has_draws
 from dpcompile.ir.verifier import check, violations
+from dpcompile.passes import PIPELINE
+from dpcompile.plan.plan import Plan
 
 aten = torch.ops.aten
 
@@ -110,3 +114,56 @@ def test_fused_attention_draws_only_with_dropout(probability: float) -> None:
 
     joint = captured(nn.Linear(8, 8), attend, torch.randn(2, 3, 8)).joint
     assert has_draws(joint.graph.nodes) == (probability > 0)
+
+
+def fixes_the_batch_size(joint: JointGraph, plan: Plan) -> None:
+    losses = joint.output("losses")
+    assert losses is not None and int(value(losses).shape[0]) > 0
+
+
+def relies_on_a_large_batch(joint: JointGraph, plan: Plan) -> None:
+    losses = joint.output("losses")
+    assert losses is not None and bool(value(losses).shape[0] > 10)
+
+
+def brings_in_another_size(joint: JointGraph, plan: Plan) -> None:
+    assert joint.fakes.shape_env is not None
+    with joint.fakes:
+        one(joint, aten.t.default).meta["val"] = torch.empty(joint.fakes.shape_env.create_unbacked_symint())
+
+
+def fixes_an_input(joint: JointGraph, plan: Plan) -> None:
+    node = next(
+        node for item, node in zip(joint.inputs, joint.graph.find_nodes(op="placeholder"), strict=True) if item.kind == "batch"
+    )
+    node.meta["val"] = torch_private.fake(joint.fakes, torch.zeros(23, 5), None, 23)
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (fixes_the_batch_size, "the batch size became fixed"),
+        (relies_on_a_large_batch, "> 10 is relied on|>= 11 is relied on"),
+        (brings_in_another_size, "a size of t.* which is not the batch size"),
+        (fixes_an_input, "no longer has the batch size at the examples' axis"),
+    ],
+)
+@pytest.mark.parametrize("place", [0, 3, -1])
+def test_a_broken_pass_is_refused_by_its_name(
+    broken: Callable[[JointGraph, Plan], None], message: str, place: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes = list(PIPELINE)
+    passes.insert(place % len(passes), broken)
+    monkeypatch.setattr(rewriting, "PIPELINE", tuple(passes))
+    private = dpcompile(nn.Linear(5, 3), loss=squares)
+    with pytest.raises(CaptureError, match=f"internal error after {broken.__name__}: .*({message})"):
+        private(torch.randn(2, 5))
+
+
+def test_a_condition_that_every_batch_size_meets_is_no_violation(monkeypatch: pytest.MonkeyPatch) -> None:
+    def harmless(joint: JointGraph, plan: Plan) -> None:
+        losses = joint.output("losses")
+        assert losses is not None and bool(3 * value(losses).shape[0] < 2**31)
+
+    monkeypatch.setattr(rewriting, "PIPELINE", (*PIPELINE, harmless))
+    assert dpcompile(nn.Linear(5, 3), loss=squares)(torch.randn(2, 5)).norms.shape == (2,)

@@ -1,0 +1,53 @@
+"""Writes to buffers in forward: in place or by assignment, they become outputs of the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from dpcompile.ir.errors import CaptureError, refusal
+from dpcompile.ir.graph import JointGraph
+from dpcompile.losses import public_name
+
+aten = torch.ops.aten
+
+
+def write_assigned(given: Mapping[str, Tensor], left: Mapping[str, Tensor], trainable: set[str]) -> None:
+    """Write what forward assigned to the name of a buffer into the buffer, as if it had been written in place.
+
+    given: the tensors by name that a functional call was made with; left: those that stood there when it was over.
+    """
+    for name, before in given.items():
+        now = left[name]
+        if now is before:
+            continue
+        if name in trainable or now.shape != before.shape:
+            raise CaptureError(
+                refusal(
+                    f"forward puts another tensor in the place of {public_name(name.removeprefix('program.'))}",
+                    "",
+                    "a trace runs Python once, so that the old tensor would be there again at the next step",
+                    "write to a buffer in place (copy_), and change parameters outside of forward",
+                )
+            )
+        with torch.no_grad():
+            before.copy_(now)
+
+
+def take_buffer_updates(joint: JointGraph) -> None:
+    """Turn trailing writes to buffers into outputs; refuse writes to trainable parameters."""
+    names = {node: item for item, node in zip(joint.inputs, joint.graph.find_nodes(op="placeholder"), strict=True)}
+    outputs = {key: joint.output(*key) for key in joint.outputs}
+    for node in list(joint.graph.nodes):
+        if node.target is not aten.copy_.default or node.args[0] not in names:
+            continue
+        item = names[node.args[0]]
+        if item.kind == "parameter":
+            raise CaptureError(f"parameter {item.name} is written to in forward; update it outside the model")
+        if item.kind == "state":
+            outputs["buffer", item.name] = node.args[1]
+        node.replace_all_uses_with(node.args[1])
+        joint.graph.erase_node(node)
+    joint.replace_outputs(outputs)
