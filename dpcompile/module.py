@@ -68,21 +68,8 @@ def dpcompile(
     Raises InvalidInput and StrategyError here; BudgetError and the refusals of tracing and analysis come with the first
     call.
     """
-    module = PrivateModule(
-        model,
-        loss,
-        max_grad_norm,
-        clipping,
-        strategy,
-        schedule,
-        plan,
-        microbatch,
-        hardware,
-        memory_budget,
-        backend,
-        batch_dim,
-        check_examples,
-    )
+    module = PrivateModule(model, loss, max_grad_norm, clipping, strategy, schedule, plan, microbatch, hardware,
+                           memory_budget, backend, batch_dim, check_examples)  # fmt: skip
     if example_batch is not None:
         module.compiled(flatten_batch(tuple(example_batch), {}, batch_dim))
     return module

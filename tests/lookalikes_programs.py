@@ -73,6 +73,8 @@ class Counting(nn.Module):
 class Caching(nn.Module):
     """Position codes that are kept in an attribute once they are made."""
 
+    codes: Tensor | None
+
     def __init__(self) -> None:
         super().__init__()
         self.layer, self.codes = nn.Linear(3, 5), None

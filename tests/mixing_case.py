@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,7 +30,6 @@ class Mixing:
     loss: Callable[..., Tensor] | nn.Module | None = squares
     lines: tuple[Call, ...] = ()
     batch_dim: Any = 0
-    options: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return self.name

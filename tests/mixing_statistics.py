@@ -25,11 +25,6 @@ def whitened(h: Tensor) -> Tensor:
     return centred @ torch.linalg.inv(centred.t() @ centred + torch.eye(5))
 
 
-def self_attention(h: Tensor) -> Tensor:
-    """Fused attention of f[batch, heads, length, width] on itself."""
-    return F.scaled_dot_product_attention(h, h, h)
-
-
 def rank_of(h: Tensor) -> Tensor:
     """Every value replaced by its rank in the batch."""
     return h * h.argsort(0).argsort(0)
@@ -182,7 +177,7 @@ EXPERTS = sequences({
     "softmax over all tokens": (ALONG, lambda h: h.flatten(0, 1).softmax(0).view(-1, 7, 5)),
     "histogram": (UNKNOWN, lambda h: h * torch.histc(h.detach(), 5)),
     "attention over the batch axis": (PAIRS + "|different axes|" + SUM,
-        lambda h: self_attention(h.transpose(0, 1)[:, None])[:, 0].transpose(0, 1)),
+        lambda h: F.scaled_dot_product_attention(q := h.transpose(0, 1)[:, None], q, q)[:, 0].transpose(0, 1)),
     "batch norm over folded tokens": (r"batch normalisation in training mode", lambda h: F.batch_norm(h.flatten(0, 1), None, None, training=True).view(-1, 7, 5)),
 })  # fmt: skip
 

@@ -16,9 +16,9 @@ ROOT = Path(__file__).parent.parent
 # folder or a file directly under dpcompile/. Kernels stand above the rooms that emit calls to them.
 ROOMS = (
     "torch_private", "ir", "kernels", "rules", "losses", "fingerprint", "batch", "guards", "provenance", "simplify",
-    "substitutes", "python_state", "conditions", "buffers", "capture", "analysis", "cost", "strategies", "predict", "plan",
-    "passes", "measure", "forecast", "report", "runtime", "pipeline", "certificate", "step", "verify", "per_example", "trees",
-    "cotangents", "recall", "arguments", "drop_in", "module", "demo", "__main__",
+    "substitutes", "python_state", "conditions", "buffers", "constants", "capture", "analysis", "cost", "strategies",
+    "predict", "plan", "passes", "measure", "forecast", "report", "runtime", "pipeline", "certificate", "step", "verify",
+    "per_example", "trees", "cotangents", "recall", "arguments", "drop_in", "module", "demo", "__main__",
 )  # fmt: skip
 LINES_PER_FILE = 300
 LINES_PER_FUNCTION = 50
