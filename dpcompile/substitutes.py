@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -179,7 +180,7 @@ def adaptive_log_softmax(module: nn.AdaptiveLogSoftmaxWithLoss, input_: Tensor, 
     head = module.head(input).log_softmax(1)
     bounds = module.cutoffs
     output = head.gather(1, target.clamp(max=bounds[0] - 1).unsqueeze(1)).squeeze(1)
-    for index, (low, high) in enumerate(zip(bounds, bounds[1:], strict=False)):
+    for index, (low, high) in enumerate(itertools.pairwise(bounds)):
         inside = module.tail[index](input).log_softmax(1).gather(1, (target - low).clamp(0, high - low - 1).unsqueeze(1))
         output = torch.where((target >= low) & (target < high), inside.squeeze(1) + head[:, bounds[0] + index], output)
     loss = (-output).mean()

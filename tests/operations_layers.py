@@ -33,9 +33,19 @@ def pooled(dims: int, x: Tensor) -> list[Tensor]:
 
 def resized(dims: int, x: Tensor) -> list[Tensor]:
     """Every way to resize 1, 2 or 3 dimensions, to a size and by a factor."""
-    modes = ["nearest", "nearest-exact", "area", {1: "linear", 2: "bilinear", 3: "trilinear"}[dims], *(["bicubic"] if dims == 2 else [])]
-    found = [F.interpolate(x, size=(4, 7, 3)[:dims], mode=mode) for mode in modes] + [F.interpolate(x, scale_factor=1.7, mode=mode) for mode in modes]
-    return found + [F.interpolate(x, scale_factor=1.7, mode=mode, align_corners=True) for mode in modes if "linear" in mode or "cubic" in mode]
+    modes = [
+        "nearest",
+        "nearest-exact",
+        "area",
+        {1: "linear", 2: "bilinear", 3: "trilinear"}[dims],
+        *(["bicubic"] if dims == 2 else []),
+    ]
+    found = [F.interpolate(x, size=(4, 7, 3)[:dims], mode=mode) for mode in modes] + [
+        F.interpolate(x, scale_factor=1.7, mode=mode) for mode in modes
+    ]
+    return found + [
+        F.interpolate(x, scale_factor=1.7, mode=mode, align_corners=True) for mode in modes if "linear" in mode or "cubic" in mode
+    ]
 
 
 def packed(m: Any, x: Tensor, lengths: Tensor) -> Tensor:
@@ -47,7 +57,12 @@ def packed(m: Any, x: Tensor, lengths: Tensor) -> Tensor:
 def attended(options: dict[str, Any], m: Any, x: Tensor, behind: Tensor) -> Any:
     """Self-attention with and without weights, under a mask and padding."""
     mask = torch.ones(5, 5, dtype=torch.bool).triu(1)
-    given = {"mask": {"attn_mask": mask}, "padding": {"key_padding_mask": behind}, "causal": {"attn_mask": mask, "is_causal": True}, "plain": {}}
+    given = {
+        "mask": {"attn_mask": mask},
+        "padding": {"key_padding_mask": behind},
+        "causal": {"attn_mask": mask, "is_causal": True},
+        "plain": {},
+    }
     return [m.a(x, x, x, need_weights=weights, **given[kind], **options)[0] for kind in given for weights in (True, False)]
 
 
@@ -63,7 +78,11 @@ def tracked(module: nn.Module) -> nn.Module:
 
 
 ENCODER = {"d_model": 6, "nhead": 2, "dim_feedforward": 7, "dropout": 0.0, "batch_first": True}
-CONVOLUTIONS = {1: (nn.Conv1d, nn.ConvTranspose1d, (11,)), 2: (nn.Conv2d, nn.ConvTranspose2d, (5, 4)), 3: (nn.Conv3d, nn.ConvTranspose3d, (4, 3, 3))}
+CONVOLUTIONS = {
+    1: (nn.Conv1d, nn.ConvTranspose1d, (11,)),
+    2: (nn.Conv2d, nn.ConvTranspose2d, (5, 4)),
+    3: (nn.Conv3d, nn.ConvTranspose3d, (4, 3, 3)),
+}
 OPTIONS: dict[str, dict[str, Any]] = {
     "strided": {"stride": 2, "padding": 1}, "same": {"padding": "same", "kernel_size": 2}, "valid": {"padding": "valid"}, "reflect": {"padding": 1, "padding_mode": "reflect"}, "circular same": {"padding": "same", "padding_mode": "circular"},
     "replicate": {"padding": 1, "padding_mode": "replicate"}, "dilated": {"padding": 2, "dilation": 2}, "grouped": {"groups": 2}, "depthwise": {"groups": 4, "out_channels": 8},

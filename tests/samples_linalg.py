@@ -47,7 +47,13 @@ Core = tuple[tuple[int, ...], Draw]
 
 
 def over(
-    op: Any, *cores: Core, linear: int | None = None, rest: tuple[Any, ...] = (), sums: bool = True, spreads: bool = True, **options: Any
+    op: Any,
+    *cores: Core,
+    linear: int | None = None,
+    rest: tuple[Any, ...] = (),
+    sums: bool = True,
+    spreads: bool = True,
+    **options: Any,
 ) -> list[Sample]:
     """Calls with the examples in every place before the matrices, folded, folded in different orders, and summed.
 

@@ -119,7 +119,9 @@ def index_write(use: Use) -> Result:
     refuse_numbers(use)
     dim = use["dim"] % max(len(use.shape(use["self"])), 1)
     if not is_fixed(use, use["index"]):
-        raise Mixes("an index that differs per example says where values are written", "use scatter along the example's own dimension")
+        raise Mixes(
+            "an index that differs per example says where values are written", "use scatter along the example's own dimension"
+        )
     operands = [(use.state(node), use.shape(node)) for node in use.tensors() if node is not use["index"]]
     if any(shape and use.has_batch(shape[dim]) for _, shape in operands):
         raise Mixes("values are written across examples")

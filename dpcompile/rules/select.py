@@ -54,7 +54,7 @@ def part(use: Use, state: Any, start: sympy.Expr, size: sympy.Expr) -> Laid:
     first, count = start / block, size / block
     if use.has("step") and use["step"] not in (None, 1):
         raise Mixes(PICKS, PICKS_WAY_OUT)
-    if not (first.is_Integer and count.is_Integer and first >= 0 and 0 < count and first + count <= state.outer):
+    if not (first.is_Integer and count.is_Integer and first >= 0 and count > 0 and first + count <= state.outer):
         raise Mixes(PICKS, PICKS_WAY_OUT)
     return type(state)(state.dim, int(count), state.inner)
 
@@ -123,8 +123,16 @@ def cat(use: Use) -> Result:
         raise Mixes("tensors whose examples lie along different axes are concatenated")
     if use["dim"] % len(use.result_shape()) != dim:
         return like(dim, outer, inner)
-    if all(isinstance(state, LAID) for state, _ in parts):
-        return like(dim, outer * len(parts), inner)
+    return like(dim, sum(blocks(use, state, sizes[dim], outer, inner) for state, sizes in parts), inner)
+
+
+def blocks(use: Use, state: Any, size: sympy.Expr, outer: int, inner: int) -> int:
+    """How many whole batches a part of a concatenation holds: examples, or a constant for every one of them."""
+    count = size / (inner * use.symbol)
+    if isinstance(state, LAID):
+        return outer
+    if isinstance(state, Constant) and count.is_Integer:
+        return int(count)
     raise Mixes("something is appended to the batch as if it were an example")
 
 

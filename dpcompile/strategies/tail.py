@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from dpcompile.ir.graph import callee, operand_node, value
+from dpcompile.ir.graph import callee, integer, operand_node, value
 from dpcompile.ir.site import Site
 from dpcompile.kernels.fallback import ExampleLoop, Place
 from dpcompile.kernels.reduction import widen
@@ -162,8 +162,15 @@ def through_tail(site: Site, gradients: Mapping[fx.Node, fx.Node], emitter: Emit
         if narrows(node) and node.args[0] in stacked:
             stacked[node] = stacked[operand_node(node, 0)]
             continue
+        several = node.all_input_nodes[0] if node.target is operator.getitem else node
+        if several is not node and several not in stacked:
+            stacked[node] = looped(several, stacked, emitter, integer(node, 1), value(node))
+            continue
         lifted = lift(node, stacked, emitter)
-        stacked[node] = lifted if lifted is not None else looped(node, stacked, emitter)
+        if lifted is not None:
+            stacked[node] = lifted
+        elif isinstance(node.meta["val"], Tensor):  # of several results each is computed where it is picked
+            stacked[node] = looped(node, stacked, emitter, None, value(node))
     return stacked[site.gradient]
 
 
@@ -195,12 +202,12 @@ def wide(node: fx.Node, emitter: Emitter) -> fx.Node:
     return emitter.call(widen, node) if is_half else node
 
 
-def looped(node: fx.Node, stacked: Mapping[fx.Node, fx.Node], emitter: Emitter) -> fx.Node:
-    """One operation of the tail, once per example."""
+def looped(node: fx.Node, stacked: Mapping[fx.Node, fx.Node], emitter: Emitter, index: int | None, result: Tensor) -> fx.Node:
+    """One operation of the tail (or one of its results), once per example."""
     batched = [n for n in node.all_input_nodes if n in stacked]
     shared = [n for n in node.all_input_nodes if n not in stacked]
     places = {n: i for i, n in enumerate([*batched, *shared])}
     args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), lambda n: Place(places[n]))
-    shape = tuple(int(size) for size in value(node).shape)
-    loop = ExampleLoop(callee(node), args, kwargs, None, len(batched), shape)
+    shape = tuple(int(size) for size in result.shape)
+    loop = ExampleLoop(callee(node), args, kwargs, index, len(batched), shape)
     return emitter.call(loop, *(stacked[n] for n in batched), *(wide(n, emitter) for n in shared))
