@@ -231,7 +231,7 @@ FUNCTIONS: tuple[Row, ...] = (
     row("sdpa gqa", lambda x: F.scaled_dot_product_attention(q(x), q(x)[:, :1], q(x)[:, :1], enable_gqa=True), floats(5, 6)),
     row("sdpa cross", lambda x, y: F.scaled_dot_product_attention(q(x), q(y), q(y)), floats(5, 6), floats(3, 6)),
     row("sdpa value width", lambda x: F.scaled_dot_product_attention(q(x), q(x), q(x)[..., :2]), floats(5, 6)),
-    row("affine_grid", lambda x, t: F.grid_sample(x, F.affine_grid(t, (x.shape[0], 2, 4, 3), align_corners=False), align_corners=False), floats(2, 5, 7), floats(2, 3)),
+    row("affine_grid", lambda x, t: F.grid_sample(x, F.affine_grid(t, [x.shape[0], 2, 4, 3], align_corners=False), align_corners=False), floats(2, 5, 7), floats(2, 3)),
     row("affine_grid 3d", lambda x, t: F.grid_sample(x, F.affine_grid(t, x.shape, align_corners=False), align_corners=False), floats(2, 3, 4, 5), floats(3, 4)),
     row("fft", torch.fft.fft, floats(3, 7)),
     row("rfft", torch.fft.rfft, floats(3, 7)),
