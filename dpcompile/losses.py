@@ -101,7 +101,9 @@ def make_program(model: nn.Module, loss: nn.Module | Callable[..., Tensor] | Non
         raise InvalidInput(f"model must be a torch.nn.Module, got {type(model).__name__}; wrap a function in a Module")
     lazy = [name for name, p in model.named_parameters() if isinstance(p, nn.parameter.UninitializedParameter)]
     if lazy:
-        raise InvalidInput(f"{', '.join(lazy)} has no shape yet; call the model on one batch first, which materialises lazy modules")
+        raise InvalidInput(
+            f"{', '.join(lazy)} has no shape yet; call the model on one batch first, which materialises lazy modules"
+        )
     known = loss is None or isinstance(loss, CRITERIA) or (callable(loss) and not is_unknown_criterion(loss))
     if not known:
         names = ", ".join(criterion.__name__ for criterion in CRITERIA)

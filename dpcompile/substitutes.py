@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from dpcompile import torch_private
 from dpcompile.ir.errors import UnsupportedOperation, refusal
+from dpcompile.kernels.bags import follows_batch
 from dpcompile.kernels.matrix_exponential import matrix_exp
 
 
@@ -24,15 +26,16 @@ class DenseGradients(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         place = {torch.embedding: 4, F.embedding: 6}.get(func)
-        if place is not None:
+        if func in (F.embedding, F.embedding_bag, torch.embedding):
             refuse_max_norm(func, args, kwargs)
+        if place is not None:
             args, kwargs = args[:place], {**kwargs, "sparse": False}
         return func(*args, **kwargs)
 
 
 def refuse_max_norm(func: Any, args: Any, kwargs: dict[str, Any]) -> None:
     """Renormalised tables are written to by the batch that looks rows up."""
-    given = args[3] if func is F.embedding and len(args) > 3 else kwargs.get("max_norm")
+    given = args[3] if func is not torch.embedding and len(args) > 3 else kwargs.get("max_norm")
     if given is not None:
         raise UnsupportedOperation(
             refusal(
@@ -144,16 +147,16 @@ def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Te
 
 def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str = "use_mm_for_euclid_dist_if_necessary") -> Tensor:
     """torch.cdist of the examples' vectors to a table, one example at a time; torch chooses a kernel by their number."""
-    if x1.dim() == 2 and not isinstance(x1.shape[0], int) and all(isinstance(n, int) for n in x2.shape):
+    if x1.dim() == 2 and follows_batch(x1) and not follows_batch(x2):
         return torch.cdist(x1.unsqueeze(-2), x2, p, compute_mode).squeeze(-2)
-    if x2.dim() == 2 and not isinstance(x2.shape[0], int) and all(isinstance(n, int) for n in x1.shape):
+    if x2.dim() == 2 and follows_batch(x2) and not follows_batch(x1):
         return torch.cdist(x2.unsqueeze(-2), x1, p, compute_mode).squeeze(-2).transpose(-1, -2)
     return torch.cdist(x1, x2, p, compute_mode)
 
 
 def solve(A: Tensor, B: Tensor, *, left: bool = True) -> Tensor:
     """torch.linalg.solve with one right side for all matrices spread over them; torch compares its sizes with the batch's."""
-    if A.dim() > B.dim() == 2 and any(not isinstance(n, int) for n in A.shape) and all(isinstance(n, int) for n in B.shape):
+    if A.dim() > B.dim() == 2 and follows_batch(A) and not follows_batch(B):
         B = B.expand(*A.shape[:-2], *B.shape)
     return torch.linalg.solve(A, B, left=left)
 
@@ -196,7 +199,7 @@ def adaptive_log_softmax(module: nn.AdaptiveLogSoftmaxWithLoss, input_: Tensor, 
     head = module.head(input).log_softmax(1)
     bounds = module.cutoffs
     output = head.gather(1, target.clamp(max=bounds[0] - 1).unsqueeze(1)).squeeze(1)
-    for index, (low, high) in enumerate(zip(bounds, bounds[1:], strict=False)):
+    for index, (low, high) in enumerate(itertools.pairwise(bounds)):
         inside = module.tail[index](input).log_softmax(1).gather(1, (target - low).clamp(0, high - low - 1).unsqueeze(1))
         output = torch.where((target >= low) & (target < high), inside.squeeze(1) + head[:, bounds[0] + index], output)
     loss = (-output).mean()

@@ -11,6 +11,7 @@ make_fx, functional_call and the sympy symbols are public. What is not, and why 
   _python_dispatcher                keeps the batch symbol free in im2col's fake kernel
   Distribution._validate_args       whether distributions check values by default, which a trace cannot do
   _detect_is_causal_mask            reads the values of a mask for a hint that nothing depends on
+  _pack_padded_sequence             what a trace shows of packing, which is refused
   _ASMoutput                        the result type of nn.AdaptiveLogSoftmaxWithLoss
   associative_scan's generic form   reads element counts as numbers, which would fix the batch size
   TorchDispatchMode                 sees every operation of the user's own run, also those inside fused functions
@@ -42,6 +43,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 Fakes = FakeTensorMode
 adaptive_output = _ASMoutput
+pack_padded_sequence = torch._pack_padded_sequence
 OpOverload = torch._ops.OpOverload
 
 

@@ -33,9 +33,19 @@ def pooled(dims: int, x: Tensor) -> list[Tensor]:
 
 def resized(dims: int, x: Tensor) -> list[Tensor]:
     """Every way to resize 1, 2 or 3 dimensions, to a size and by a factor."""
-    modes = ["nearest", "nearest-exact", "area", {1: "linear", 2: "bilinear", 3: "trilinear"}[dims], *(["bicubic"] if dims == 2 else [])]
-    found = [F.interpolate(x, size=(4, 7, 3)[:dims], mode=mode) for mode in modes] + [F.interpolate(x, scale_factor=1.7, mode=mode) for mode in modes]
-    return found + [F.interpolate(x, scale_factor=1.7, mode=mode, align_corners=True) for mode in modes if "linear" in mode or "cubic" in mode]
+    modes = [
+        "nearest",
+        "nearest-exact",
+        "area",
+        {1: "linear", 2: "bilinear", 3: "trilinear"}[dims],
+        *(["bicubic"] if dims == 2 else []),
+    ]
+    found = [F.interpolate(x, size=(4, 7, 3)[:dims], mode=mode) for mode in modes] + [
+        F.interpolate(x, scale_factor=1.7, mode=mode) for mode in modes
+    ]
+    return found + [
+        F.interpolate(x, scale_factor=1.7, mode=mode, align_corners=True) for mode in modes if "linear" in mode or "cubic" in mode
+    ]
 
 
 def packed(m: Any, x: Tensor, lengths: Tensor) -> Tensor:
@@ -47,8 +57,16 @@ def packed(m: Any, x: Tensor, lengths: Tensor) -> Tensor:
 def attended(options: dict[str, Any], m: Any, x: Tensor, behind: Tensor) -> Any:
     """Self-attention with and without weights, under a mask and padding."""
     mask = torch.ones(5, 5, dtype=torch.bool).triu(1)
-    given = {"mask": {"attn_mask": mask}, "padding": {"key_padding_mask": behind}, "causal": {"attn_mask": mask, "is_causal": True}, "plain": {}}
+    given: dict[str, dict[str, Any]] = {
+        "mask": {"attn_mask": mask},
+        "padding": {"key_padding_mask": behind},
+        "causal": {"attn_mask": mask, "is_causal": True},
+        "plain": {},
+    }
     return [m.a(x, x, x, need_weights=weights, **given[kind], **options)[0] for kind in given for weights in (True, False)]
+
+
+weight_norm: Callable[..., nn.Module] = parametrizations.weight_norm  # dim=None is allowed, though its annotation says int
 
 
 def lazy(module: nn.Module, *shape: int) -> nn.Module:
@@ -62,19 +80,27 @@ def tracked(module: nn.Module) -> nn.Module:
     return module.eval()
 
 
-ENCODER = {"d_model": 6, "nhead": 2, "dim_feedforward": 7, "dropout": 0.0, "batch_first": True}
-CONVOLUTIONS = {1: (nn.Conv1d, nn.ConvTranspose1d, (11,)), 2: (nn.Conv2d, nn.ConvTranspose2d, (5, 4)), 3: (nn.Conv3d, nn.ConvTranspose3d, (4, 3, 3))}
+ENCODER: dict[str, Any] = {"d_model": 6, "nhead": 2, "dim_feedforward": 7, "dropout": 0.0, "batch_first": True}
+CONVOLUTIONS = {
+    1: (nn.Conv1d, nn.ConvTranspose1d, (11,)),
+    2: (nn.Conv2d, nn.ConvTranspose2d, (5, 4)),
+    3: (nn.Conv3d, nn.ConvTranspose3d, (4, 3, 3)),
+}
 OPTIONS: dict[str, dict[str, Any]] = {
     "strided": {"stride": 2, "padding": 1}, "same": {"padding": "same", "kernel_size": 2}, "valid": {"padding": "valid"}, "reflect": {"padding": 1, "padding_mode": "reflect"}, "circular same": {"padding": "same", "padding_mode": "circular"},
     "replicate": {"padding": 1, "padding_mode": "replicate"}, "dilated": {"padding": 2, "dilation": 2}, "grouped": {"groups": 2}, "depthwise": {"groups": 4, "out_channels": 8},
 }  # fmt: skip
 ACTIVATIONS = (nn.ELU(0.7), nn.Hardshrink(), nn.Hardsigmoid(), nn.Hardtanh(), nn.Hardswish(), nn.LeakyReLU(), nn.LogSigmoid(), nn.ReLU6(), nn.RReLU().eval(), nn.SELU(), nn.CELU(0.6), nn.GELU("tanh"), nn.SiLU(), nn.Mish(), nn.Softplus(2, 3),
                nn.Softshrink(), nn.Softsign(), nn.Tanhshrink(), nn.Threshold(0.1, 0.5), nn.GLU(1), nn.Softmin(1), nn.LogSoftmax(1), nn.Softmax2d(), nn.PReLU(4), nn.LocalResponseNorm(2))  # fmt: skip
+TRANSPOSED: dict[str, dict[str, Any]] = {
+    "strided": {"stride": 2, "padding": 1, "output_padding": 1},
+    "grouped": {"groups": 2, "dilation": 2},
+}
 MODULES: tuple[Row, ...] = (
     *(layer(f"Conv{d}d {name}", partial(kind, **({"in_channels": 4, "out_channels": 6, "kernel_size": 3 if d < 3 else 2} | options)), floats(4, *size))
       for d, (kind, _, size) in CONVOLUTIONS.items() for name, options in OPTIONS.items() if d == 2 or name in ("same", "replicate", "circular same")),
     *(layer(f"ConvTranspose{d}d {name}", partial(kind, 4, 6, 3, **options), floats(4, *(2, 3, 2)[:d]))
-      for d, (_, kind, _) in CONVOLUTIONS.items() for name, options in (("strided", {"stride": 2, "padding": 1, "output_padding": 1}), ("grouped", {"groups": 2, "dilation": 2})) if d == 2 or name == "strided"),
+      for d, (_, kind, _) in CONVOLUTIONS.items() for name, options in TRANSPOSED.items() if d == 2 or name == "strided"),
     layer("LazyLinear", lambda: lazy(nn.LazyLinear(3), 5), floats(5)), layer("LazyConv2d", lambda: lazy(nn.LazyConv2d(3, 2), 2, 5, 3), floats(2, 5, 3)), layer("LazyBatchNorm1d", lambda: tracked(lazy(nn.LazyBatchNorm1d(), 4)), floats(4)),
     layer("Bilinear on sequences", lambda: nn.Bilinear(3, 5, 2), floats(7, 3), floats(7, 5)),
     layer("Embedding, rescaled", lambda: nn.Embedding(7, 3, max_norm=1.0), integers(7, 5), refused="max_norm"), layer("EmbeddingBag, rescaled", lambda: nn.EmbeddingBag(7, 3, max_norm=1.0), integers(7, 5), refused="max_norm"),
@@ -100,7 +126,7 @@ MODULES: tuple[Row, ...] = (
           t=lambda: nn.TransformerDecoder(nn.TransformerDecoderLayer(**ENCODER), 1)),
     using("Transformer", lambda m, x, y: m.t(x.transpose(0, 1), y.transpose(0, 1)).transpose(0, 1), floats(5, 6), floats(3, 6), t=lambda: nn.Transformer(6, 2, 1, 1, 7, dropout=0.0, norm_first=True)),
     using("AdaptiveLogSoftmaxWithLoss", lambda m, x, y: m.a(x, y).output, floats(5), integers(11), a=lambda: nn.AdaptiveLogSoftmaxWithLoss(5, 11, [3, 7], head_bias=True, div_value=2.0)),
-    using("AdaptiveLogSoftmaxWithLoss, all classes", lambda m, x: m.a.log_prob(x), floats(5), a=lambda: nn.AdaptiveLogSoftmaxWithLoss(5, 11, [3, 7])),
+    using("AdaptiveLogSoftmaxWithLoss, all classes", lambda m, x: m.a.log_prob(x), floats(5), a=lambda: nn.AdaptiveLogSoftmaxWithLoss(5, 11, [3, 7], div_value=2.0)),
     using("AdaptiveLogSoftmaxWithLoss, reduced", lambda m, x, y: m.a(x, y).loss.expand(x.shape[0], 1), floats(5), integers(11), refused="mean", a=lambda: nn.AdaptiveLogSoftmaxWithLoss(5, 11, [3, 7])),
     using("losses of three operands", lambda m, x, y, s: [F.margin_ranking_loss(x, y, s, 0.1, reduction="none"), F.triplet_margin_loss(x, y, y * s, reduction="none", swap=True), F.cosine_embedding_loss(x, y, s[:, 0], reduction="none"),
           F.gaussian_nll_loss(x, y, (x * s).exp(), full=True, reduction="none"), F.gaussian_nll_loss(x, y, y[:, :1].abs(), reduction="none")], floats(5), floats(5), signs(5)),
@@ -111,6 +137,6 @@ MODULES: tuple[Row, ...] = (
     using("elementwise losses", lambda m, x, y: [F.binary_cross_entropy(x.sigmoid(), y, reduction="none"), F.binary_cross_entropy_with_logits(x, y, pos_weight=torch.arange(1.0, 6.0, dtype=F64), reduction="none"), F.soft_margin_loss(x, 2 * y - 1, reduction="none"),
           F.multilabel_soft_margin_loss(x, y, reduction="none"), F.smooth_l1_loss(x, y, beta=0.5, reduction="none"), F.huber_loss(x, y, reduction="none"), F.l1_loss(x, y, reduction="none")], floats(5), booleans(5)),
     *(layer(f"orthogonal weights {width}x4 by {how}", partial(lambda how, width: parametrizations.orthogonal(nn.Linear(4, width), orthogonal_map=how), how, width), floats(7, 4)) for how, width in (("cayley", 4), ("householder", 4), ("matrix_exp", 4), ("matrix_exp", 3))),
-    layer("weight norm of a whole weight", lambda: parametrizations.weight_norm(nn.Linear(5, 3), dim=None), floats(7, 5)), layer("weight norm of a transposed convolution", lambda: parametrizations.weight_norm(nn.ConvTranspose1d(2, 3, 2), dim=1), floats(2, 5)),
+    layer("weight norm of a whole weight", lambda: weight_norm(nn.Linear(5, 3), dim=None), floats(7, 5)), layer("weight norm of a transposed convolution", lambda: parametrizations.weight_norm(nn.ConvTranspose1d(2, 3, 2), dim=1), floats(2, 5)),
     layer("spectral norm of a convolution", lambda: tracked(parametrizations.spectral_norm(nn.Conv2d(2, 3, 2))), floats(2, 3, 4)),
 )  # fmt: skip

@@ -47,7 +47,13 @@ Core = tuple[tuple[int, ...], Draw]
 
 
 def over(
-    op: Any, *cores: Core, linear: int | None = None, rest: tuple[Any, ...] = (), sums: bool = True, spreads: bool = True, **options: Any
+    op: Any,
+    *cores: Core,
+    linear: int | None = None,
+    rest: tuple[Any, ...] = (),
+    sums: bool = True,
+    spreads: bool = True,
+    **options: Any,
 ) -> list[Sample]:
     """Calls with the examples in every place before the matrices, folded, folded in different orders, and summed.
 
@@ -74,6 +80,7 @@ def over(
 
 SQUARE, DEFINITE, RIGHT, TALL = ((3, 3), regular), ((3, 3), definite), ((3, 2), normal), ((4, 3), normal)
 PIVOTS = ((3,), pivots)
+MUST: dict[str, Any] = {"must": True}
 TRANSFORMS = (aten._fft_c2c.default, aten._fft_r2c.default, aten._fft_c2r.default)
 
 
@@ -106,14 +113,14 @@ LINALG: tuple[Sample, ...] = (
     *over(aten.ormqr.default, TALL, ((3,), normal), ((4, 2), normal), linear=2, spreads=False),
     *over(torch.ops.dpcompile.matrix_exp_backward.default, SQUARE, SQUARE, linear=0),
     *over(aten.linalg_pinv.atol_rtol_float, TALL, rtol=1e-9),
-    *(call(aten.linalg_pinv.atol_rtol_tensor, *args, **options) for options in ({"rtol": shared(draw=lambda g, n: torch.tensor(1e-9, dtype=torch.float64))},) for args in (
+    *(call(aten.linalg_pinv.atol_rtol_tensor, *args, rtol=shared(draw=lambda g, n: torch.tensor(1e-9, dtype=torch.float64))) for args in (
         [batched(N, 4, 3)], [batched(2, N, 4, 3)], [batched(N, 4, 3, inner=2)], [batched(N, 4, 3, outer=2)], [uniform(N, 4, 3)], [summed(4, 3)])),
     *over(aten._cdist_forward.default, TALL, ((2, 3), normal), rest=(2.0, None)), *over(aten._euclidean_dist.default, TALL, ((2, 3), normal)),
     *over(aten._cdist_forward.default, TALL, ((2, 3), normal), rest=(1.0, None)),
-    *(call(aten._cdist_backward.default, *operands, 1.0, cdist, **more) for *operands, cdist, more in (
+    *(call(aten._cdist_backward.default, *operands, 1.0, cdist, must=more is MUST) for *operands, cdist, more in (
         (batched(N, 4, 2), batched(N, 4, 3), batched(N, 2, 3), batched(N, 4, 2), {}), (batched(N, 4, 2, inner=2), batched(N, 4, 3, inner=2), batched(N, 2, 3, inner=2), batched(N, 4, 2, inner=2), {}),
         (batched(N, 4, 2, inner=2), batched(N, 4, 3, outer=2), batched(N, 2, 3, outer=2), batched(N, 4, 2, outer=2), {}), (uniform(N, 4, 2), uniform(N, 4, 3), uniform(N, 2, 3), uniform(N, 4, 2), {}),
-        (batched(2, N, 4, 2), batched(2, N, 4, 3), batched(2, N, 2, 3), batched(2, N, 4, 2), {}), (summed(1, 4, 2), shared(1, 4, 3), shared(1, 2, 3), shared(1, 4, 2), {"must": True}),
+        (batched(2, N, 4, 2), batched(2, N, 4, 3), batched(2, N, 2, 3), batched(2, N, 4, 2), {}), (summed(1, 4, 2), shared(1, 4, 3), shared(1, 2, 3), shared(1, 4, 2), MUST),
         (summed(1, 4, 2), summed(1, 4, 3), shared(1, 2, 3), shared(1, 4, 2), {}))),
     *(call(aten.linalg_cross.default, x, y, dim=dim) for x, y, dim in (
         (batched(N, 3), batched(N, 3), -1), (batched(N, 3), shared(1, 3), 1), (batched(3, N), batched(3, N), 0), (batched(N, 3, 5, inner=2), batched(N, 3, 5, inner=2), 1),

@@ -90,9 +90,9 @@ def scattered(reduce: str) -> list[Sample]:
 TABLE = shared(3, 5)
 PLACED: tuple[Sample, ...] = (
     *writes(aten.index_copy.default), call(aten.index_copy.default, summed(3, 5), 0, shared(2, draw=lambda g, n: torch.tensor([2, 0])), summed(2, 5), must=True),
-    *(call(op, x, dim, index, value, **more) for op, value in ((aten.index_fill.int_Scalar, 2.0), (aten.index_fill.int_Tensor, shared())) for x, dim, index, more in (
-        (batched(N, 3), 1, same_ids(2), {}), (batched(3, N), 0, same_ids(2), {}), (batched(N, 3, inner=2), -1, same_ids(2), {}), (batched(N, 3, outer=2), 1, same_ids(2), {}), (uniform(N, 3), 1, same_ids(2), {}),
-        (batched(N, 3), 0, same_ids(1, high=1), {}), (summed(3, 5), 0, same_ids(2), {}), (constant(1.0, N, 3), 1, same_ids(2), {}))),
+    *(call(op, x, dim, index, value) for op, value in ((aten.index_fill.int_Scalar, 2.0), (aten.index_fill.int_Tensor, shared())) for x, dim, index in (
+        (batched(N, 3), 1, same_ids(2)), (batched(3, N), 0, same_ids(2)), (batched(N, 3, inner=2), -1, same_ids(2)), (batched(N, 3, outer=2), 1, same_ids(2)), (uniform(N, 3), 1, same_ids(2)),
+        (batched(N, 3), 0, same_ids(1, high=1)), (summed(3, 5), 0, same_ids(2)), (constant(1.0, N, 3), 1, same_ids(2)))),
     call(aten.index_fill.int_Scalar, summed(3, 5), 0, same_ids(2), 0.0, must=True), call(aten.index_fill.int_Tensor, summed(3, 5), 0, same_ids(2), constant(0.0), must=True),
     call(aten.index_fill.int_Tensor, batched(N, 3), 1, same_ids(2), summed()),
     *(s for reduce in ("prod", "amax") for s in writes(aten.index_reduce.default, reduce)),
@@ -127,7 +127,7 @@ def drawn_like(op: Any, *rest: Any, draw: Any = positive) -> list[Sample]:
                                                      constant(0.5, N, 5, draw=draw))] + [call(op, summed(5, draw=draw), *rest, drawn=True), call(op, batched(N, 5, draw=draw), *rest, drawn=True, must=True)]  # fmt: skip
 
 
-POSITIVE = {"draw": positive}
+POSITIVE: dict[str, Any] = {"draw": positive}
 DRAWS: tuple[Sample, ...] = (
     *(s for op in (aten.poisson.default, aten._standard_gamma.default, aten.exponential.default, aten.uniform.default, aten.normal_functional.default, aten.cauchy.default,
                    aten.log_normal.default, aten.random.default, aten._sample_dirichlet.default) for s in drawn_like(op)),

@@ -63,4 +63,4 @@ class MatrixExponential(torch.autograd.Function):
 
 def matrix_exp(a: Tensor) -> Tensor:
     """torch.linalg.matrix_exp."""
-    return cast(Tensor, MatrixExponential.apply(a))
+    return cast(Tensor, MatrixExponential.apply(a))  # type: ignore[no-untyped-call]

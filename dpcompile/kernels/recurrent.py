@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from dpcompile import torch_private
 from dpcompile.ir.errors import UnsupportedOperation, refusal
 from dpcompile.kernels.recurrent_layers import GRULayer, LSTMLayer, RNNLayer
 
@@ -102,7 +103,7 @@ class RecurrentSites(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if func is torch._pack_padded_sequence:  # what a trace shows of pack_padded_sequence
+        if func is torch_private.pack_padded_sequence:  # what a trace shows of pack_padded_sequence
             raise UnsupportedOperation(_packed_sequence(func))
         layer = LAYERS.get(func)
         if layer is None:

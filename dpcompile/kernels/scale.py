@@ -40,7 +40,8 @@ def channel_scale(g: Tensor, x: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
     """g, x: f[B, C, *], mean, rstd: f[B, groups] to the scale's per-example gradient f[B, C], float32 or wider."""
     g, x, mean, rstd = widen(g), widen(x), widen(mean), widen(rstd)
     batch, channels = x.shape[:2]
-    rows_g, rows_x = g.flatten(2), x.flatten(2)
+    positions = x.shape[2:].numel()  # one for vectors f[B, C]
+    rows_g, rows_x = g.reshape(batch, channels, positions), x.reshape(batch, channels, positions)
     repeats = channels // mean.shape[1]
     mean, rstd = (s.unsqueeze(2).expand(-1, -1, repeats).reshape(batch, channels) for s in (mean, rstd))
     return ((rows_g * rows_x).sum(2) - mean * rows_g.sum(2)) * rstd
@@ -68,7 +69,7 @@ def group_norm_backward_traceable(
     """The three results one by one."""
     sizes = x.shape[0], x.shape[1], x.shape[2:].numel(), groups
     dx = torch.ops.aten.native_group_norm_backward(g, x, mean, rstd, weight, *sizes, [True, False, False])[0]
-    shift = widen(g).flatten(2).sum(2)
+    shift = widen(g).reshape(g.shape[0], g.shape[1], sizes[2]).sum(2)
     return dx, channel_scale(g, x, mean, rstd), shift
 
 

@@ -56,7 +56,7 @@ def part(use: Use, state: Any, start: sympy.Expr, size: sympy.Expr) -> Laid:
     first, count = start / block, size / block
     if use.has("step") and use["step"] not in (None, 1):
         raise Mixes(PICKS, PICKS_WAY_OUT)
-    if not (first.is_Integer and count.is_Integer and first >= 0 and 0 < count and first + count <= state.outer):
+    if not (first.is_Integer and count.is_Integer and first >= 0 and count > 0 and first + count <= state.outer):
         raise Mixes(PICKS, PICKS_WAY_OUT)
     return type(state)(state.dim, int(count), state.inner)
 
