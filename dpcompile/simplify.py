@@ -9,6 +9,8 @@ Sound because the graph is functional and has no autograd context: these operati
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import fx
 
@@ -93,8 +95,8 @@ def drop_target(graph: fx.Graph, node: fx.Node) -> None:
         replace(graph, node, inserted(graph, node, aten.permute.default, dense, back))
 
 
-def inserted(graph: fx.Graph, place: fx.Node, target: torch_private.OpOverload, source: fx.Node, *args: object,
-             **options: torch.memory_format) -> fx.Node:  # fmt: skip
+def inserted(graph: fx.Graph, place: fx.Node, target: torch_private.OpOverload, source: fx.Node, *args: Any,
+             **options: Any) -> fx.Node:  # fmt: skip
     """A new operation on one tensor, with its fake value, that stands before `place` and comes from the same line."""
     with graph.inserting_before(place):
         node = graph.call_function(target, (source, *args), options)
