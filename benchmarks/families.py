@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import json
+import logging
 import warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -16,13 +17,14 @@ from typing import Annotated, Any
 import torch
 import typer
 from families import FAMILIES
+from family_case import Family
 from family_run import examine
 from tqdm import tqdm
 
 RESULTS = Path(__file__).parent / "results" / "families.json"
 
 LIBRARIES = ("torch", "transformers", "peft")
-COLUMNS = ("family", "kind", "parameters", "sites", "verdict", "seconds")
+COLUMNS = ("family", "kind", "parameters", "sites", "verdict", "CPU seconds")
 
 
 def versions() -> dict[str, str]:
@@ -31,15 +33,29 @@ def versions() -> dict[str, str]:
 
 
 def measure(pattern: str = "") -> dict[str, Any]:
-    """Examine the families whose names contain the pattern."""
+    """Examine the families whose names or kinds contain the pattern; the other rows stay as they were."""
     torch.set_num_threads(1)
-    rows: list[dict[str, Any]] = []
-    for family in tqdm([family for family in FAMILIES if pattern.lower() in family.name.lower()]):
-        if family.missing():
-            rows.append({"name": family.name, "kind": family.kind, "missing": family.missing()})
-        else:
-            rows.append(asdict(examine(family)))
-    return {"versions": versions(), "rows": rows}
+    chosen = [f for f in FAMILIES if pattern.lower() in f"{f.name} {f.kind}".lower()]
+    known = {row["name"]: row for row in earlier()} if pattern else {}
+    for family in tqdm(chosen):
+        known[family.name] = row_of(family)
+    return {"versions": versions(), "rows": [known[f.name] for f in FAMILIES if f.name in known]}
+
+
+def earlier() -> list[dict[str, Any]]:
+    """The rows of the last run."""
+    return json.loads(RESULTS.read_text(encoding="ascii"))["rows"] if RESULTS.exists() else []
+
+
+def row_of(family: Family) -> dict[str, Any]:
+    """The row of one family, or why it cannot be run here."""
+    if family.missing():
+        return {"name": family.name, "kind": family.kind, "missing": family.missing()}
+    row = asdict(examine(family))
+    places = [
+        text for text in row["refusal"].splitlines() if not text.startswith("  at: ")
+    ]  # files differ from machine to machine
+    return row | {"refusal": "\n".join(places)}
 
 
 def verdict(row: dict[str, Any]) -> str:
@@ -67,7 +83,8 @@ def line(row: dict[str, Any]) -> str:
     """One line of the table."""
     if "missing" in row:
         return f"| {row['name']} | {row['kind']} |  |  | {verdict(row)} |  |"
-    cells = [row["name"], row["kind"], f"{row['parameters']:,}", str(row["sites"] or ""), verdict(row), f"{row['seconds']:.1f}"]
+    seconds = "" if row["seconds"] is None else f"{row['seconds']:.1f}"
+    cells = [row["name"], row["kind"], f"{row['parameters']:,}", str(row["sites"] or ""), verdict(row), seconds]
     return "| " + " | ".join(cells) + " |"
 
 
@@ -76,16 +93,20 @@ def summary(found: dict[str, Any]) -> str:
     rows = [row for row in found["rows"] if "missing" not in row]
     refused = sum(bool(row["refusal"]) for row in rows)
     names = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
-    return f"{len(rows)} families: {len(rows) - refused} exact, {refused} refused; {names}, one thread."
+    counts = f"{len(rows)} families: {len(rows) - refused} exact, {refused} refused"
+    return f"{counts}; {names}, one thread; CPU seconds are those of the compilation."
 
 
-def main(only: Annotated[str, typer.Option(help="Part of the names of the families to examine.")] = "") -> None:
-    """Examine, print, and write results/families.json when all were examined."""
+def main(
+    only: Annotated[str, typer.Option(help="Part of the names or kinds of the families to examine.")] = "",
+    output: Annotated[Path, typer.Option(help="Where the rows are kept.")] = RESULTS,
+) -> None:
+    """Examine, print, and keep the rows, from which the README's table is made."""
     warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
     found = measure(only)
     print(markdown(found))
-    if not only:
-        RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="ascii")
+    output.write_text(json.dumps(found, indent=1) + "\n", encoding="ascii")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ Sound because the graph is functional and has no autograd context: these operati
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import fx
 
@@ -81,12 +83,25 @@ def reads_source_only(node: fx.Node) -> bool:
 
 
 def drop_target(graph: fx.Graph, node: fx.Node) -> None:
-    """Replace such a copy by its source, or by the source's clone where the copy has the strides of a contiguous tensor."""
-    source, result = operand_node(node, 1), value(node)
-    if result.stride() == value(source).stride():
+    """Replace such a copy by its source, laid out anew where the copy has other strides."""
+    source, strides = operand_node(node, 1), value(node).stride()
+    if strides == value(source).stride():
         replace(graph, node, source)
-    elif result.is_contiguous():
-        node.target, node.args, node.kwargs = aten.clone.default, (source,), {"memory_format": torch.contiguous_format}
+    elif all(isinstance(stride, int) for stride in strides):
+        order = sorted(range(len(strides)), key=lambda dim: (-strides[dim], dim))
+        back = [order.index(dim) for dim in range(len(order))]
+        ordered = inserted(graph, node, aten.permute.default, source, order)
+        dense = inserted(graph, node, aten.clone.default, ordered, memory_format=torch.contiguous_format)
+        replace(graph, node, inserted(graph, node, aten.permute.default, dense, back))
+
+
+def inserted(graph: fx.Graph, place: fx.Node, target: torch_private.OpOverload, source: fx.Node, *args: Any,
+             **options: Any) -> fx.Node:  # fmt: skip
+    """A new operation on one tensor, with its fake value, that stands before `place` and comes from the same line."""
+    with graph.inserting_before(place):
+        node = graph.call_function(target, (source, *args), options)
+    node.meta = dict(place.meta) | {"val": target(value(source), *args, **options)}
+    return node
 
 
 def is_whole_slice(node: fx.Node) -> bool:

@@ -63,7 +63,15 @@ def noisy(chosen: Tensor, source: Tensor, generator: torch.Generator) -> Tensor:
 def rolled(chosen: Tensor, dim: int, shifts: Sequence[int]) -> Tensor:
     """Every example with its elements moved on by so many places: in range, and as often as before."""
     pairs = zip(chosen.unbind(dim), shifts, strict=True)
-    return torch.stack([example.reshape(-1).roll(shift).view(example.shape) for example, shift in pairs], dim)
+    return torch.stack([moved_on(example, shift) for example, shift in pairs], dim)
+
+
+def moved_on(example: Tensor, shift: int) -> Tensor:
+    """Moved along the first dimension, and along the next ones by every full turn: numbers that stand together in the last
+    dimension, such as the corners of a box, mostly stay together."""
+    for dim, size in enumerate(example.shape):
+        example, shift = example.roll(shift % max(size, 1), dim), shift // max(size, 1)
+    return example
 
 
 def take(tensors: Sequence[Tensor], dims: Sequence[int | None], rows: Sequence[int]) -> list[Tensor]:
