@@ -17,11 +17,12 @@ from dpcompile.ir.axis import (
     Position,
     Shared,
     State,
+    Summed,
     Uniform,
 )
 from dpcompile.ir.graph import size_expression
 from dpcompile.kernels.recurrent_ops import EXAMPLE_DIMS
-from dpcompile.rules.families import trailing
+from dpcompile.rules.families import MEETS_SUM, SUM_WAY_OUT, trailing
 from dpcompile.rules.pointwise import random_like
 from dpcompile.rules.rule import LAID, Result, Rule, Use, alike, is_fixed, moved, refuse_numbers
 
@@ -167,6 +168,8 @@ def recurrent(dims_in: dict[str, int]) -> Rule:
             wanted = dims_in.get(argument.name)
             if wanted is None and not is_fixed(use, node):
                 raise Mixes("the weights of a recurrent layer depend on the batch")
+            if isinstance(state, Summed):
+                raise Mixes(MEETS_SUM, SUM_WAY_OUT)
             if isinstance(state, LAID) and (state.dim, state.outer, state.inner) != (wanted, 1, 1):
                 raise Mixes("the examples of a recurrent layer do not lie along its batch dimension")
         fakes = use.node.meta["val"]
