@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -25,7 +27,7 @@ def inputs(*shape: int) -> Tensor:
 
 
 def test_a_number_written_where_a_mask_holds() -> None:
-    def call(m: Using, x: Tensor) -> Tensor:
+    def call(m: Any, x: Tensor) -> Tensor:
         h = m.a(x)
         h[h > 0.2] = 0.5
         return m.b(h).square().sum(1)
@@ -34,7 +36,7 @@ def test_a_number_written_where_a_mask_holds() -> None:
 
 
 def test_a_part_overwritten_with_zeros() -> None:
-    def call(m: Using, x: Tensor) -> Tensor:
+    def call(m: Any, x: Tensor) -> Tensor:
         h = m.a(x).clone()
         h.select(1, 2).zero_()
         return m.b(h).square().sum(1)
@@ -48,7 +50,7 @@ def test_hardswish() -> None:
 
 
 def test_a_sum_over_the_batch_in_a_recurrent_layer_is_refused_by_the_rules() -> None:
-    def call(m: Using, x: Tensor) -> Tensor:
+    def call(m: Any, x: Tensor) -> Tensor:
         together = m.a(x).sum(0, keepdim=True)
         return (m.a(x) + m.g(together)[0]).square().flatten(1).sum(1)
 
@@ -58,7 +60,7 @@ def test_a_sum_over_the_batch_in_a_recurrent_layer_is_refused_by_the_rules() -> 
 
 
 def test_a_sum_over_the_batch_that_is_rounded_is_refused_by_the_rules() -> None:
-    def call(m: Using, x: Tensor) -> Tensor:
+    def call(m: Any, x: Tensor) -> Tensor:
         rounded = m.a(x).sum(0).long().double()
         return (m.a(x) * rounded).square().sum(1)
 
