@@ -34,7 +34,8 @@ def variants(sample: Sample) -> Iterator[Sample]:
 def exchanged(sample: Sample, operand: Operand, other: Operand) -> Sample:
     """The same call with another operand in this place."""
     given: Any = (sample.args, sample.kwargs)
-    args, kwargs = fx.node.map_aggregate(given, lambda argument: other if id(argument) == id(operand) else argument)
+    replaced: Any = lambda argument: other if argument is operand else argument  # noqa: E731  (fx knows no operands)
+    args, kwargs = fx.node.map_aggregate(given, replaced)
     return replace(sample, args=args, kwargs=kwargs)
 
 

@@ -210,6 +210,7 @@ def index_put(use: Use) -> Result:
     base, values, dims = use.state(use["self"]), use.state(use["values"]), indexed_dims(indices)
     rank = max(len(use.shape(node)) for node in indices if node is not None)
     if is_masked_fill(use, indices):
+        refuse_numbers(use)
         operands = [(use.state(node), use.shape(node)) for node in use.tensors()]
         return differing(use, aligned(use, operands, use.result_shape()), use.result_shape())
     refuse_booleans(indices)

@@ -170,6 +170,9 @@ def recurrent(dims_in: dict[str, int]) -> Rule:
                 raise Mixes("the weights of a recurrent layer depend on the batch")
             if isinstance(state, Summed):
                 raise Mixes(MEETS_SUM, SUM_WAY_OUT)
+            elsewhere = [dim for dim, size in enumerate(use.shape(node)) if use.has_batch(size) and dim != wanted]
+            if isinstance(state, Constant) and elsewhere:
+                raise Mixes("the examples of a recurrent layer do not lie along its batch dimension")
             if isinstance(state, LAID) and (state.dim, state.outer, state.inner) != (wanted, 1, 1):
                 raise Mixes("the examples of a recurrent layer do not lie along its batch dimension")
         fakes = use.node.meta["val"]
