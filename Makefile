@@ -1,7 +1,7 @@
 # Every target does its own set-up in .venv and is quick when that is done. The first set-up downloads torch.
 # pip's own settings (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS) work as usual; on Linux without a GPU
 # PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu makes that download ten times smaller.
-.PHONY: help demo test test-gpu families bench bench-cost bench-peaks bench-plan bench-regions lint
+.PHONY: help demo test test-gpu families bench bench-cost bench-peaks bench-plan bench-regions lint fuzz mutants states
 .DELETE_ON_ERROR:
 
 # The tested Python if it is there, else whatever python3 is (3.11 or newer).
@@ -23,6 +23,7 @@ help:
 	@echo "make bench-peaks    predicted against measured peak memory of the bench's workloads"
 	@echo "make fuzz       random models against the plain loop; ARGS='--models 5000 --seed 1 --minutes 30'"
 	@echo "make mutants    broken rules by kind, and how many of them the samples notice"
+	@echo "make states     the rules on samples with one operand in another state; ARGS=part of an operation's name"
 	@echo "make lint       ruff and mypy only"
 
 demo: $(VENV)/.demo-installed
@@ -43,6 +44,9 @@ mutants: $(VENV)/.test-installed
 
 families: $(VENV)/.test-installed
 	@PYTHONPATH=tests OMP_NUM_THREADS=1 $(RUN) -m benchmarks.families $(ARGS)
+
+states: $(VENV)/.test-installed
+	@PYTHONPATH=.:tests OMP_NUM_THREADS=1 $(RUN) -m other_states $(ARGS)
 
 bench: $(VENV)/.bench-installed
 	@$(RUN) -m benchmarks.run $(ARGS)

@@ -352,6 +352,7 @@ def recurrent(name: str) -> list[Sample]:
 
     samples = [call(op, *arguments(batched)), call(op, *arguments(uniform)), call(op, *arguments(batched, weight=summed))]
     samples += [call(op, *arguments(batched, inner=2), cautious=True), call(op, *arguments(constant_of))]
+    samples.append(call(op, *arguments(summed_of)))
     if "backward" not in name:  # the examples take the place of the steps
         crossed = Operand(batched(N).state, (N, 1, FEATURES))
         samples.append(call(op, crossed, *arguments(alone)[1:]))
@@ -361,6 +362,11 @@ def recurrent(name: str) -> list[Sample]:
 def constant_of(*shape: int | None, **folded: int) -> Operand:
     """Ones."""
     return constant(1.0, *shape)
+
+
+def summed_of(*shape: int | None, **folded: int) -> Operand:
+    """A sum over the batch with room for one example."""
+    return summed(*(1 if size is N else size for size in shape))
 
 
 def alone(*shape: int | None, **folded: int) -> Operand:

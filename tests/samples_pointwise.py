@@ -119,6 +119,8 @@ POINTWISE: tuple[Sample, ...] = (
     *(s for op in UNARY for s in every_layout(op, (5, 3))),
     *(call(op, summed(5), must=True) for op in UNARY),
     call(aten._to_copy.default, constant(2.5, N, 5), dtype=torch.int64),
+    *(call(aten._to_copy.default, summed(5), dtype=kind) for kind in (torch.int64, torch.bool)),
+    call(aten._to_copy.default, summed(5), dtype=torch.complex128, must=True),
     call(aten._to_copy.default, constant(-0.5, 5), dtype=torch.bool),
     *(s for op in LINEAR_BINARY for s in pairs(op)),
     *pairs(aten.div.Tensor),

@@ -40,6 +40,7 @@ def reshapes(op: Any) -> list[Sample]:
         call(op, batched(6, N), [B2, 3]), call(op, batched(N, 5, inner=6), [6, B, 5]), call(op, batched(N, 6), [3, B2]),
         call(op, uniform(N, 6), [B, 2, 3]), call(op, uniform(N, 6), [2, B3]), call(op, constant(1.0, N, 6), [3, B2]),
         call(op, summed(6), [2, 3], must=True), call(op, position(N), [B, 1], must=True), call(op, position(N), [1, B, 1], must=True),
+        call(op, position(6, N), [B, 6]), call(op, position(2, N, 3), [B, 6]), call(op, position(6, N), [2, 3, B], must=True),
     ]  # fmt: skip
 
 

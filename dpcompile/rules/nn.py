@@ -17,11 +17,12 @@ from dpcompile.ir.axis import (
     Position,
     Shared,
     State,
+    Summed,
     Uniform,
 )
 from dpcompile.ir.graph import size_expression
 from dpcompile.kernels.recurrent_ops import EXAMPLE_DIMS
-from dpcompile.rules.families import linear_in, trailing
+from dpcompile.rules.families import MEETS_SUM, SUM_WAY_OUT, linear_in, trailing
 from dpcompile.rules.linalg import leading
 from dpcompile.rules.pointwise import random_like
 from dpcompile.rules.rule import LAID, Result, Rule, Use, alike, is_fixed, moved, refuse_numbers
@@ -184,6 +185,11 @@ def recurrent(dims_in: dict[str, int]) -> Rule:
             wanted = dims_in.get(argument.name)
             if wanted is None and not is_fixed(use, node):
                 raise Mixes("the weights of a recurrent layer depend on the batch")
+            if isinstance(state, Summed):
+                raise Mixes(MEETS_SUM, SUM_WAY_OUT)
+            elsewhere = [dim for dim, size in enumerate(use.shape(node)) if use.has_batch(size) and dim != wanted]
+            if isinstance(state, Constant) and elsewhere:
+                raise Mixes("the examples of a recurrent layer do not lie along its batch dimension")
             if isinstance(state, LAID) and (state.dim, state.outer, state.inner) != (wanted, 1, 1):
                 raise Mixes("the examples of a recurrent layer do not lie along its batch dimension")
         fakes = use.node.meta["val"]

@@ -10,8 +10,8 @@ import math
 import torch
 
 from dpcompile import torch_private
-from dpcompile.ir.axis import Batched, Constant, Mixes, Shared, Uniform
-from dpcompile.rules.families import additive_in, linear_in, pointwise, same_as
+from dpcompile.ir.axis import Batched, Constant, Mixes, Shared, Summed, Uniform
+from dpcompile.rules.families import MEETS_SUM, SUM_WAY_OUT, additive_in, linear_in, pointwise, same_as
 from dpcompile.rules.rule import Result, Rule, Use, aligned, alike, differing, refuse_numbers
 
 aten = torch.ops.aten
@@ -21,6 +21,18 @@ def clone(use: Use) -> Result:
     """Copies and casts keep the state of what they copy; a constant is what its type can hold."""
     state = same_as("self")(use)
     return stored(state, use) if isinstance(state, Constant) else state
+
+
+def floating_sums(rule: Rule) -> Rule:
+    """A sum over examples that is rounded to integers, or made true and false, is no sum any more."""
+
+    def wrapped(use: Use) -> Result:
+        dtype = use.node.meta["val"].dtype
+        if isinstance(use.state(use["self"]), Summed) and not (dtype.is_floating_point or dtype.is_complex):
+            raise Mixes(MEETS_SUM, SUM_WAY_OUT)
+        return rule(use)
+
+    return wrapped
 
 
 def stored(state: Constant, use: Use) -> Constant:
@@ -66,6 +78,7 @@ def noisy_rrelu(use: Use) -> Result:
 multilinear = linear_in("self", "other")(pointwise)
 linear_self = linear_in("self")(pointwise)
 linear_copy = linear_in("self")(clone)
+linear_cast = floating_sums(linear_copy)
 additive = additive_in("self", "other")(pointwise)
 
 DRAWN = (
@@ -89,7 +102,7 @@ RULES: dict[object, Rule] = {
     aten.masked_fill.Scalar: additive_in("self", "value")(pointwise),
     aten.masked_fill.Tensor: additive_in("self", "value")(pointwise),
     aten.clone.default: linear_copy,
-    aten._to_copy.default: linear_copy,
+    aten._to_copy.default: linear_cast,
     aten.contiguous.default: linear_copy,
     aten.copy.default: linear_in("src")(copy),
     aten.log_sigmoid_forward.default: pointwise,

@@ -9,7 +9,7 @@ from torch import fx
 
 from dpcompile.ir.axis import BatchSize, Constant, Mixes, Position, Shared, Summed
 from dpcompile.ir.graph import size_expression
-from dpcompile.rules.rule import LAID, Laid, Result, Rule, Use, alike, before_examples, moved, normal_dims
+from dpcompile.rules.rule import LAID, Laid, Result, Rule, Use, alike, before_examples, moved, normal_dims, prod
 
 aten = torch.ops.aten
 PICKS = "examples are picked by their place in the batch"
@@ -72,9 +72,9 @@ def view(use: Use) -> Result:
     state, new = use.state(use.first), use.result_shape()
     if isinstance(state, Position):
         dim = use.axis(new)
-        if new[dim] == use.symbol:
+        if new[dim] == use.symbol and prod(new[:dim]) == prod(use.shape(use.first)[: state.dim]):
             return Position(dim)
-        raise Mixes("positions in the batch are repeated")
+        raise Mixes("positions in the batch are repeated, or cut into rows of another length")
     layout = laid(use)
     return use.laid_out(new, before_examples(layout, use.shape(use.first)), type(layout))
 

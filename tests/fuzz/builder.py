@@ -112,7 +112,9 @@ class Builder:
 
     def build(self, name: str) -> None:
         """Make a part and hand it to the module."""
-        made = eval(self.parts[name], {"torch": torch, "nn": nn})
+        with torch.random.fork_rng():  # what is drawn next depends on values, and hypothesis draws everything twice
+            torch.manual_seed(len(self.parts))
+            made = eval(self.parts[name], {"torch": torch, "nn": nn})
         setattr(self.module, name, nn.Parameter(made.double()) if isinstance(made, Tensor) else made.double())
 
     def parameter(self, *shape: int) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 import torch
 import torch.nn.functional as F
 from oracle import errors, expect
 from torch import Tensor, nn
 from zoo_layers import Using
 
-from dpcompile import dpcompile
+from dpcompile import MixedExamplesError, dpcompile
 
 
 def worst_error(model: nn.Module, *batch: Tensor) -> float:
@@ -24,7 +27,7 @@ def inputs(*shape: int) -> Tensor:
 
 
 def test_a_number_written_where_a_mask_holds() -> None:
-    def call(m: Using, x: Tensor) -> Tensor:
+    def call(m: Any, x: Tensor) -> Tensor:
         h = m.a(x)
         h[h > 0.2] = 0.5
         return m.b(h).square().sum(1)
@@ -33,7 +36,7 @@ def test_a_number_written_where_a_mask_holds() -> None:
 
 
 def test_a_part_overwritten_with_zeros() -> None:
-    def call(m: Using, x: Tensor) -> Tensor:
+    def call(m: Any, x: Tensor) -> Tensor:
         h = m.a(x).clone()
         h.select(1, 2).zero_()
         return m.b(h).square().sum(1)
@@ -44,3 +47,22 @@ def test_a_part_overwritten_with_zeros() -> None:
 def test_hardswish() -> None:
     model = Using(lambda m, x: m.b(F.hardswish(m.a(x) * 3)).square().sum(1), a=nn.Linear(4, 5), b=nn.Linear(5, 2))
     assert worst_error(model, inputs(4)) < 1e-9
+
+
+def test_a_sum_over_the_batch_in_a_recurrent_layer_is_refused_by_the_rules() -> None:
+    def call(m: Any, x: Tensor) -> Tensor:
+        together = m.a(x).sum(0, keepdim=True)
+        return (m.a(x) + m.g(together)[0]).square().flatten(1).sum(1)
+
+    model = Using(call, a=nn.Linear(3, 4), g=nn.GRU(4, 4, batch_first=True)).double()
+    with pytest.raises(MixedExamplesError, match="a sum over the batch"):
+        dpcompile(model)(inputs(5, 3))
+
+
+def test_a_sum_over_the_batch_that_is_rounded_is_refused_by_the_rules() -> None:
+    def call(m: Any, x: Tensor) -> Tensor:
+        rounded = m.a(x).sum(0).long().double()
+        return (m.a(x) * rounded).square().sum(1)
+
+    with pytest.raises(MixedExamplesError, match="a sum over the batch"):
+        dpcompile(Using(call, a=nn.Linear(3, 4)).double())(inputs(3))
