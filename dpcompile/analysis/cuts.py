@@ -30,7 +30,10 @@ def find_cuts(joint: JointGraph, states: Mapping[fx.Node, Result], sites: Sequen
     needed = ancestors(contractions) & flowing
     order = [node for node in joint.graph.nodes if node in needed]
     place = {node: index for index, node in enumerate(order)}
-    first = {site.parameter: min(place[term.contraction.node] for term in site.terms) for site in sites}
+    reached = [
+        site for site in sites if all(term.contraction.node in place for term in site.terms)
+    ]  # others get what is no gradient
+    first = {site.parameter: min(place[term.contraction.node] for term in site.terms) for site in reached}
     barred = max((place[node] for node in order if not can_run_again(node) or not is_linear(node, flowing)), default=-1)
     found: dict[tuple[str, ...], Cut] = {}  # the last place for equal parameters
     for index, node in narrow_places(order, contractions):

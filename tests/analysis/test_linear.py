@@ -47,6 +47,13 @@ BENDS = {
     "put": lambda g: g.scatter(1, torch.zeros(g.shape[0], 1, dtype=torch.long), 0.5),
     "put a whole number": lambda g: g.scatter(1, torch.zeros(g.shape[0], 1, dtype=torch.long), 1),
     "whole numbers": lambda g: (10 * g).long().to(g.dtype) + g,
+    "bytes": lambda g: (20 * g).to(torch.int8).to(g.dtype) / 20,
+    "truth values": lambda g: g.bool().to(g.dtype),
+    "few bits": lambda g: g.to(torch.float8_e4m3fn).to(g.dtype),
+    "bias": lambda g: F.conv1d(g[:, None], torch.ones(1, 1, 3, dtype=g.dtype), torch.ones(1, dtype=g.dtype), padding=1)[:, 0],
+    "copied numbers": lambda g: torch.cat([g[:, :4], g[:, 4:].clone().copy_(torch.arange(4))], 1),
+    "itself": lambda g: g + g / g.clone(),
+    "complex offset": lambda g: (g.to(torch.complex128) + 0.1j).imag + g,
     "sum of whole numbers": lambda g: g + (10 * g).sum(1, keepdim=True, dtype=torch.long).to(g.dtype),
 }
 
@@ -138,3 +145,40 @@ def test_every_model_of_the_zoo_can_be_cut_at_its_losses_or_behind() -> None:
 def test_a_captured_model_without_gradients_has_no_cut() -> None:
     made = captured(nn.Linear(3, 2), squares, torch.randn(2, 3))
     assert find_cuts(made.joint, made.states, made.sites[:0]) == ()
+
+
+class Constant(torch.autograd.Function):
+    """The identity in its first argument, with a constant as the gradient of its second: an auxiliary loss in disguise."""
+
+    @staticmethod
+    def forward(h: Tensor, aside: Tensor) -> Tensor:
+        return h.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        return gradient, 0.01 * torch.ones_like(ctx.saved_tensors[0])
+
+
+class Routed(nn.Module):
+    """A layer whose gradient does not come from the losses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.aside = nn.Linear(5, 8), nn.Linear(8, 3), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x).tanh()
+        return self.b(Constant.apply(h, self.aside(h)))  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("schedule", ["auto", "two-pass"])
+def test_a_gradient_that_does_not_come_from_the_losses_is_behind_no_cut(schedule: str) -> None:
+    model, x = Routed().double(), torch.randn(4, 5, dtype=torch.float64)
+    private = dpcompile(model, loss=squares, max_grad_norm=0.3, schedule=schedule)
+    assert max(errors(private(x), expect(model, squares, (x,), max_grad_norm=0.3)).values()) < 1e-9
+    assert private.plan.cut is None or not {"aside.weight", "aside.bias"} & set(private.plan.cut.parameters)
