@@ -51,7 +51,7 @@ BENDS = {
     "truth values": lambda g: g.bool().to(g.dtype),
     "few bits": lambda g: g.to(torch.float8_e4m3fn).to(g.dtype),
     "bias": lambda g: F.conv1d(g[:, None], torch.ones(1, 1, 3, dtype=g.dtype), torch.ones(1, dtype=g.dtype), padding=1)[:, 0],
-    "copied numbers": lambda g: torch.cat([g[:, :4], g[:, 4:].clone().copy_(torch.arange(4))], 1),
+    "copied numbers": lambda g: torch.cat([g[:, :4], g[:, 4:].clone().copy_(torch.arange(4).expand(g.shape[0], 4))], 1),
     "itself": lambda g: g + g / g.clone(),
     "complex offset": lambda g: (g.to(torch.complex128) + 0.1j).imag + g,
     "sum of whole numbers": lambda g: g + (10 * g).sum(1, keepdim=True, dtype=torch.long).to(g.dtype),
