@@ -36,6 +36,8 @@ def simplify(module: fx.GraphModule) -> None:
             graph.erase_node(node)
         elif is_identity(node) or is_plain_clone(node) or is_whole_slice(node):
             replace(graph, node, operand_node(node, 0))
+        elif node.target is aten._conj.default:
+            node.target = aten._conj_physical.default  # not a flag on memory, which views as pairs of numbers refuse
         elif reads_source_only(node):
             drop_target(graph, node)
         elif node.target is aten.t.default and operand_node(node, 0).target is aten.t.default:

@@ -54,7 +54,7 @@ MOVED = flat({
     "flip over the batch": (r"order of the examples is reversed", lambda h: h.flip(0)),
     "flip of both axes": (r"order of the examples is reversed", lambda h: h.flip(0, 1)),
     "flipud": (r"order of the examples is reversed", lambda h: torch.flipud(h)),
-    "rot90 twice": (r"order of the examples is reversed|no rule for", lambda h: torch.rot90(h, 2)),
+    "rot90 twice": (r"order of the examples is reversed|the rotation turns the batch", lambda h: torch.rot90(h, 2)),
     "negative step by flip of a slice": (CUT + "|" + PLACE + "|" + OTHER, lambda h: h[::2].flip(0).repeat(2, 1)[: h.shape[0]]),
     "neighbours by cat of slices": (PLACE, lambda h: h + torch.cat([h[1:], h[:1]])),
     "shift by padding": (r"batch is padded", lambda h: h + F.pad(h, (0, 0, 1, 0))[:-1]),

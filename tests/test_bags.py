@@ -118,7 +118,7 @@ def test_list_of_the_transposed_ids_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("options", "word"),
-    [({"scale_grad_by_freq": True}, "scale_grad_by_freq"), ({"max_norm": 0.5}, "written to")],
+    [({"scale_grad_by_freq": True}, "scale_grad_by_freq"), ({"max_norm": 0.5}, "max_norm")],
     ids=["frequency", "max_norm"],
 )
 def test_options_that_couple_examples_are_refused(options: dict[str, Any], word: str) -> None:

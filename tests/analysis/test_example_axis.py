@@ -129,9 +129,14 @@ def test_a_range_that_starts_at_the_batch_size_is_refused() -> None:
         use_of(model, torch.randn(2, 5))
 
 
+LIBRARY = torch.library.Library("dpcompile_tests", "FRAGMENT")
+LIBRARY.define("unknown(Tensor x) -> Tensor")
+LIBRARY.impl("unknown", lambda x: 2 * x, "CompositeExplicitAutograd")
+
+
 def test_an_operation_without_a_rule_is_refused_by_name() -> None:
-    model = Using(lambda m, x: torch.linalg.matrix_exp(m.a(x)[:, None] * m.a(x)[:, :, None]), a=nn.Linear(5, 3))
-    with pytest.raises(UnsupportedOperation, match="linalg_matrix_exp"):
+    model = Using(lambda m, x: m.a(x) + torch.ops.dpcompile_tests.unknown(x), a=nn.Linear(5, 5))
+    with pytest.raises(UnsupportedOperation, match=r"dpcompile_tests\.unknown"):
         use_of(model, torch.randn(2, 5))
 
 

@@ -66,3 +66,11 @@ def test_a_sum_over_the_batch_that_is_rounded_is_refused_by_the_rules() -> None:
 
     with pytest.raises(MixedExamplesError, match="a sum over the batch"):
         dpcompile(Using(call, a=nn.Linear(3, 4)).double())(inputs(3))
+
+
+def test_the_real_part_of_a_number_in_polar_form() -> None:
+    def call(m: Any, x: Tensor) -> Tensor:
+        h = m.a(x)
+        return m.b(torch.polar(h.abs() + 0.1, h).real).square().sum(1)
+
+    assert worst_error(Using(call, a=nn.Linear(4, 5), b=nn.Linear(5, 2)), inputs(4)) < 1e-9
