@@ -40,7 +40,7 @@ from dpcompile.provenance import (
 )
 from dpcompile.python_state import check_after, check_before, kept_lists
 from dpcompile.simplify import simplify
-from dpcompile.substitutes import DenseGradients, GlobalPools, Substitutes, traceable_modules
+from dpcompile.substitutes import DenseGradients, Substitutes, traceable_modules
 
 HINTS = (23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109, 113)
 
@@ -126,7 +126,6 @@ class Step:
             DenseGradients(),
             Substitutes(),
             traceable_modules(),
-            GlobalPools(),
             SourceLines(),
         ):
             given = dict(held)

@@ -51,10 +51,9 @@ def check_after(program: nn.Module, saved: Saved) -> None:
     for module, before in saved:
         for attribute, now in vars(module).items():
             if attribute not in OWN and isinstance(now, NUMBERS) and differs(before.get(attribute), now):
-                path = ".".join(part for part in (names[module].removeprefix("model").lstrip("."), attribute) if part)
                 raise CaptureError(
                     refusal(
-                        f"forward writes the attribute {path}",
+                        f"forward writes the attribute {path_of(names[module], attribute)}",
                         "",
                         "a trace runs Python once, so that the attribute would keep its value from step to step",
                         "keep such state in a buffer that does not depend on the batch, or change it outside of forward; "
@@ -91,7 +90,12 @@ def lists_of(program: nn.Module) -> Iterator[tuple[str, Any]]:
     for name, module in program.named_modules():
         for attribute, held in vars(module).items():
             if attribute not in OWN and isinstance(held, (list, deque, set)):
-                yield ".".join(part for part in (name.removeprefix("model").lstrip("."), attribute) if part), held
+                yield path_of(name, attribute), held
+
+
+def path_of(module: str, attribute: str) -> str:
+    """An attribute as the user knows it, from the name of its module within the program."""
+    return ".".join(part for part in (module.removeprefix("model").lstrip("."), attribute) if part)
 
 
 def changed_list(path: str) -> str:

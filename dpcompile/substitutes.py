@@ -51,28 +51,20 @@ class Substitutes(TorchFunctionMode):
     """Functions in elementary operations, mostly because torch's own fix the batch size while they are traced."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        target = args[1] if len(args) > 1 else kwargs.get("target")
-        if func is F.cross_entropy and isinstance(target, Tensor) and target.is_floating_point():
-            return soft_cross_entropy(*args, **kwargs)
-        return SUBSTITUTES.get(func, func)(*args, **kwargs)
+        return SUBSTITUTES.get(func, func)(*args, **(kwargs or {}))
 
 
-GLOBAL_POOLS = {F.adaptive_avg_pool1d: 1, F.adaptive_avg_pool2d: 2, F.adaptive_avg_pool3d: 3}
+def pool(own: Callable[..., Tensor], count: int) -> Callable[..., Tensor]:
+    """Adaptive pooling of the last `count` dimensions, to a single place as the mean that it is: for permuted inputs torch
+    rewrites the strides of that mean in place, and the gradient of such a rewriting is a scatter over the whole batch's storage.
+    """
 
+    def pooled(input: Tensor, output_size: Any) -> Tensor:
+        sizes = output_size if isinstance(output_size, (tuple, list)) else [output_size]
+        is_global = len(sizes) > 0 and all(map(is_one, sizes))
+        return input.mean([-place for place in range(1, count + 1)], keepdim=True) if is_global else own(input, output_size)
 
-class GlobalPools(TorchFunctionMode):
-    """Adaptive pooling to a single place is traced as the mean that it is: for permuted inputs torch rewrites the strides of
-    that mean in place, and the gradient of such a rewriting is a scatter over the storage of the whole batch."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        size = args[1] if len(args) > 1 else kwargs.get("output_size")
-        count = GLOBAL_POOLS.get(func, 0)
-        if count and isinstance(size, (int, tuple, list)) and set(size if isinstance(size, (tuple, list)) else [size]) == {1}:
-            image = args[0] if args else kwargs["input"]
-            return image.mean([-place for place in range(1, count + 1)], keepdim=True)
-        return func(*args, **kwargs)
+    return pooled
 
 
 def soft_cross_entropy(
@@ -85,9 +77,10 @@ def soft_cross_entropy(
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """F.cross_entropy for targets f[B, classes, ...] that are distributions; torch's own for every other reduction than
-    "none", and for bad shapes, which it reports."""
-    if reduction != "none" or size_average is not None or reduce is not None or input.dim() != target.dim() or input.dim() < 2:
+    """F.cross_entropy for targets f[B, classes, ...] that are distributions; torch's own for classes, for every other reduction
+    than "none", and for bad shapes, which it reports."""
+    is_soft = target.is_floating_point() and input.dim() == target.dim() >= 2
+    if reduction != "none" or size_average is not None or reduce is not None or not is_soft:
         return F.cross_entropy(input, target, weight, size_average, ignore_index, reduce, reduction, label_smoothing)
     smooth = target * (1 - label_smoothing) + label_smoothing / input.shape[1] if label_smoothing else target
     if weight is not None:
@@ -180,6 +173,10 @@ def is_one(size: int) -> bool:
 
 
 SUBSTITUTES: dict[Callable[..., Any], Callable[..., Any]] = {
+    F.cross_entropy: soft_cross_entropy,
+    F.adaptive_avg_pool1d: pool(F.adaptive_avg_pool1d, 1),
+    F.adaptive_avg_pool2d: pool(F.adaptive_avg_pool2d, 2),
+    F.adaptive_avg_pool3d: pool(F.adaptive_avg_pool3d, 3),
     F.multilabel_margin_loss: multilabel_margin_loss,  # torch's decomposition counts padded targets
     torch.linalg.multi_dot: multi_dot,
     F.affine_grid: affine_grid,

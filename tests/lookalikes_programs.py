@@ -7,30 +7,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from own_backward import changed
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from zoo_case import Case, Draw, floats, integers, layer, sequence_first, squares_of_sequences
 from zoo_layers import Using, parameter
-
-
-class Backward(torch.autograd.Function):
-    """The identity, with `change` applied to the gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, h: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
-        """The same values."""
-        ctx.change = change
-        return h.view_as(h)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """The changed gradient."""
-        return ctx.change(gradients[0]), None
-
-
-def changed(h: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
-    """The same values, with `change` applied to the gradient."""
-    return Backward.apply(h, change)  # type: ignore[no-untyped-call]
 
 
 class OwnLinear(torch.autograd.Function):

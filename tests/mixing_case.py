@@ -13,6 +13,14 @@ from zoo_case import Draw, floats, inputs, seeded, squares
 from zoo_layers import Using
 
 Call = Callable[..., Any]
+OVER = r"reduction runs over the examples"
+MEAN = r"mean over the batch"
+SUM = r"sum over the batch"
+ALONG = r"holds the examples"
+PAIRS = r"every example of one operand meets every example of the other|every example meets every other"
+FIXED = r"batch size became a fixed number"
+OTHER = r"takes another path when the batch size"
+"""Reasons that several tables expect."""
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,13 @@ import math
 
 import torch
 import torch.nn.functional as F
-from mixing_case import flat, sequences, with_targets
+from mixing_case import FIXED, OTHER, flat, sequences, with_targets
 from torch import Tensor
 from zoo_case import integers
 
 PLACE = r"by their place in the batch"
 NUMBER = r"batch size is used as a value"
 POSITION = r"position in the batch"
-FIXED = r"batch size became a fixed number"
-OTHER = r"takes another path when the batch size"
 CUT = r"losses have shape"
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from mixing_case import Mixing, flat, module, with_loss
+from mixing_case import ALONG, MEAN, OVER, PAIRS, SUM, Mixing, flat, module, with_loss
+from own_backward import changed
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from zoo_case import floats, inputs, integers, seeded, squares
@@ -15,11 +16,6 @@ from zoo_layers import Using, parameter
 
 TRAINING = r"batch normalisation in training mode"
 BUFFER = r"buffer .* is updated from the batch"
-PAIRS = r"every example of one operand meets every example of the other|every example meets every other"
-SUM = r"sum over the batch"
-MEAN = r"mean over the batch"
-OVER = r"reduction runs over the examples"
-ALONG = r"holds the examples"
 SIZE = r"batch size"
 
 
@@ -346,26 +342,6 @@ def materialised(model: nn.Module) -> nn.Module:
 
 
 # Custom functions and hooks that mix examples in backward only.
-
-
-class Backward(torch.autograd.Function):
-    """The identity, with `change` applied to the gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, h: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
-        """The same values."""
-        ctx.change = change
-        return h.view_as(h)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """The changed gradient."""
-        return ctx.change(gradients[0]), None
-
-
-def changed(h: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
-    """The same values, with `change` applied to the gradient."""
-    return Backward.apply(h, change)  # type: ignore[no-untyped-call]
 
 
 class OwnLinear(torch.autograd.Function):

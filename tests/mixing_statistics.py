@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from mixing_case import flat, sequences, with_targets
+from mixing_case import ALONG, FIXED, MEAN, OTHER, OVER, PAIRS, SUM, flat, sequences, with_targets
 from torch import Tensor
 from zoo_case import integers
 
-OVER = r"reduction runs over the examples"
-MEAN = r"mean over the batch"
-SUM = r"sum over the batch"
-ALONG = r"holds the examples"
-PAIRS = r"every example of one operand meets every example of the other|every example meets every other"
 UNKNOWN = r"no rule for"
 DATA = r"depends on the data|could not trace"
-FIXED = r"batch size became a fixed number"
-OTHER = r"takes another path when the batch size"
 
 
 def whitened(h: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
+from dpcompile import torch_private
 from dpcompile.analysis.example_axis import is_shared
 from dpcompile.batch import Batch
 from dpcompile.ir.graph import JointGraph
@@ -51,4 +52,5 @@ def evidence(joint: JointGraph, states: Mapping[fx.Node, Result], batch: Batch, 
 
 def name_of(node: fx.Node) -> str:
     """An operation as messages name it."""
-    return str(node.target) if not hasattr(node.target, "__name__") or "." in str(node.target)[:12] else str(node.target.__name__)
+    target = node.target
+    return str(target) if isinstance(target, torch_private.OpOverload) else str(getattr(target, "__name__", target))

@@ -25,7 +25,7 @@ from dpcompile.batch import Layout
 from dpcompile.capture import preserved
 from dpcompile.losses import Program, check_losses, public_name
 from dpcompile.provenance import is_user_file
-from dpcompile.python_state import Saved
+from dpcompile.python_state import Saved, path_of
 
 Gradients = Mapping[str, Tensor | None]
 Trace = list[tuple[str, tuple[Any, ...], str]]  # operation, numbers among its arguments, the user's line
@@ -55,13 +55,13 @@ def run_plainly(program: Program, layout: Layout, leaves: Sequence[Tensor], size
 
 def written_tensors(program: Program, before: Saved) -> dict[str, Tensor]:
     """Attributes that held one tensor before and hold another now; what held none is taken for a cache."""
-    names = {module: name.removeprefix("model").lstrip(".") for name, module in program.named_modules()}
+    names = {module: name for name, module in program.named_modules()}
     found: dict[str, Tensor] = {}
     for module, attributes in before:
         for attribute, now in vars(module).items():
             was = attributes.get(attribute)
             if isinstance(now, Tensor) and isinstance(was, Tensor) and now is not was:
-                found[".".join(part for part in (names[module], attribute) if part)] = now.detach()
+                found[path_of(names[module], attribute)] = now.detach()
     return found
 
 
