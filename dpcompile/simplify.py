@@ -36,7 +36,7 @@ def simplify(module: fx.GraphModule) -> None:
             graph.erase_node(node)
         elif is_identity(node) or is_plain_clone(node) or is_whole_slice(node):
             replace(graph, node, operand_node(node, 0))
-        elif node.target is aten._conj.default:
+        elif node.target is aten._conj.default and isinstance(node.args[0], fx.Node):  # and not a number written as it is
             node.target = aten._conj_physical.default  # not a flag on memory, which views as pairs of numbers refuse
         elif reads_source_only(node):
             drop_target(graph, node)
