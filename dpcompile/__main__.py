@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from dpcompile import HARDWARE, DPCompileError, dpcompile
+from dpcompile import HARDWARE, DPCompileError, InvalidInput, dpcompile
+from dpcompile.capture import user_line
 
 app = typer.Typer(
     help="Compile PyTorch models for differentially private training.",
@@ -45,10 +46,7 @@ def explain(
     formula: Annotated[str | None, typer.Option(help="Print the prices of this parameter as formulas.")] = None,
 ) -> None:
     """Print the strategy table and the rewritten graph of the model that a factory makes."""
-    made = load_factory(factory)(batch_size)
-    if not (isinstance(made, tuple) and len(made) == 3 and isinstance(made[2], (tuple, list))):
-        raise typer.BadParameter(f"{factory}({batch_size}) must return (model, loss, batch), the batch a tuple of tensors")
-    model, loss, batch = made
+    model, loss, batch = made_by(factory, batch_size)
     try:
         private = dpcompile(
             model,
@@ -56,8 +54,10 @@ def explain(
             max_grad_norm=max_grad_norm,
             hardware=hardware,
             memory_budget=memory_budget,
-            example_batch=tuple(batch),
+            example_batch=batch,
         )
+        if private.plan.batch_size != batch_size:
+            raise InvalidInput(f"{factory}({batch_size}) gives {private.plan.batch_size} examples, not --batch-size")
         prices = private.report().formula(formula) if formula else ""
         if output is not None:
             private.report().save(output)
@@ -84,6 +84,18 @@ def calibrate(
         raise typer.Exit(1) from None
 
 
+def made_by(path: str, batch_size: int) -> tuple[Any, Any, tuple[Any, ...]]:
+    """What a factory returns; its own mistakes in one line, with the place where they happened."""
+    factory = load_factory(path)
+    try:
+        made = factory(batch_size)
+    except Exception as error:
+        raise typer.BadParameter(f"{path}({batch_size}) raised {type(error).__name__}: {error} at {user_line(error)}") from None
+    if not (isinstance(made, tuple) and len(made) == 3 and isinstance(made[2], (tuple, list))):
+        raise typer.BadParameter(f"{path}({batch_size}) must return (model, loss, batch), the batch a tuple of tensors")
+    return made[0], made[1], tuple(made[2])
+
+
 def load_factory(path: str) -> Callable[[int], tuple[Any, Any, Any]]:
     """The function behind `package.module:name`; modules of the current directory are found too."""
     module_name, colon, name = path.partition(":")
@@ -93,8 +105,8 @@ def load_factory(path: str) -> Callable[[int], tuple[Any, Any, Any]]:
         sys.path.insert(0, os.getcwd())
     try:
         found = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError) as error:
-        raise typer.BadParameter(str(error)) from None
+    except Exception as error:  # whatever the user's module raises on the way
+        raise typer.BadParameter(f"{type(error).__name__}: {error}") from None
     if not callable(found):
         raise typer.BadParameter(f"{path} is not callable; FACTORY(batch_size) must return (model, loss, batch)")
     return found

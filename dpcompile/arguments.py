@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dpcompile.cost.hardware import HARDWARE, Hardware
+from dpcompile.cost.hardware import Hardware, named
 from dpcompile.ir.errors import InvalidInput, StrategyError
 from dpcompile.measure.cache import load, nearest_row
 from dpcompile.plan.plan import Plan
@@ -19,10 +20,10 @@ SCHEDULES = ("auto", "one-pass", "two-pass", "microbatch")
 
 def positive(max_grad_norm: Any) -> float:
     """The clip norm as a positive finite number."""
-    number = float(max_grad_norm) if isinstance(max_grad_norm, (int, float, Tensor)) else float("nan")
-    if not (number > 0 and number < float("inf")):
+    is_number = isinstance(max_grad_norm, Real) or (isinstance(max_grad_norm, Tensor) and max_grad_norm.numel() == 1)
+    if not is_number or isinstance(max_grad_norm, bool) or not 0 < max_grad_norm < float("inf"):
         raise InvalidInput(f"max_grad_norm must be a positive finite number, got {max_grad_norm!r}")
-    return number
+    return float(max_grad_norm)
 
 
 def check_no_mask(mask: Tensor | None) -> None:
@@ -31,19 +32,23 @@ def check_no_mask(mask: Tensor | None) -> None:
         raise InvalidInput("only a step takes a mask; leave the masked examples out of the batch here")
 
 
-def chunk_size(schedule: str, microbatch: int | None) -> int | None:
+def chunk_size(schedule: str, microbatch: Any) -> int | None:
     """How many examples a chunk holds at most; None for the whole batch at once."""
     if schedule not in SCHEDULES:
         raise StrategyError(f"schedule={schedule!r} does not exist; use one of {', '.join(SCHEDULES)}")
-    if microbatch is not None and (not isinstance(microbatch, int) or isinstance(microbatch, bool) or microbatch < 1):
+    if microbatch is not None and (isinstance(microbatch, bool) or not isinstance(microbatch, Integral) or microbatch < 1):
         raise InvalidInput(f"microbatch must be a positive integer, got {microbatch!r}")
     if schedule == "one-pass" and microbatch is not None:
         raise StrategyError('schedule="one-pass" takes the whole batch at once; use schedule="microbatch" for chunks')
-    return (microbatch or 1) if schedule == "microbatch" else microbatch
+    chunk = None if microbatch is None else int(microbatch)
+    return chunk or 1 if schedule == "microbatch" else chunk
 
 
-def given_plan(plan: Plan | SavedPlan | str | Path | None) -> SavedPlan | None:
-    """A plan as data: as it came from a module, or from a file."""
+def given_plan(plan: Plan | SavedPlan | str | Path | None, strategy: Any, schedule: str) -> SavedPlan | None:
+    """A plan as data: as it came from a module, or from a file. It leaves nothing else to be asked for."""
+    for name, value in (("strategy", strategy), ("schedule", schedule)):
+        if plan is not None and value != "auto":
+            raise StrategyError(f"the plan says already what {name}={value!r} asks for; leave {name}= out, or edit the plan")
     if isinstance(plan, (str, Path)):
         return load_plan(plan)
     if plan is not None and not isinstance(plan, (Plan, SavedPlan)):
@@ -51,12 +56,11 @@ def given_plan(plan: Plan | SavedPlan | str | Path | None) -> SavedPlan | None:
     return plan.saved() if isinstance(plan, Plan) else plan
 
 
-def hardware_row(name: str | None, model: nn.Module) -> tuple[Hardware, str]:
-    """The named row, or what is known of where the model lives, and a note on where its numbers come from."""
-    if name is not None:
-        if name not in HARDWARE:
-            raise InvalidInput(f"hardware {name!r} is not in the table; use one of {', '.join(HARDWARE)} or a Hardware row")
-        return HARDWARE[name], ""
+def hardware_row(wanted: str | Hardware | None, model: nn.Module) -> tuple[Hardware, str]:
+    """The row that was asked for, or what is known of where the model lives, and a note on where its numbers come from."""
+    asked = named(wanted)
+    if asked is not None:
+        return asked, ""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     measured, trouble = load(device)
     if measured is not None:

@@ -82,8 +82,20 @@ def flatten_batch(args: tuple[Any, ...], kwargs: dict[str, Any], batch_dim: Any)
     return Batch(layout, tensors, next(iter(sizes.values())), (str(structure), leaf_keys))
 
 
-def example_axis(leaf: Any, dim: int | None) -> int | None:
+def traced_batch(example_batch: Any, batch_dim: Any) -> Batch:
+    """The batch to trace with before the first call."""
+    if not isinstance(example_batch, (tuple, list)):
+        raise InvalidInput(f"example_batch must be a tuple of the step's arguments, got {type(example_batch).__name__}")
+    flat = flatten_batch(tuple(example_batch), {}, batch_dim)
+    if flat.size == 0:
+        raise InvalidInput("example_batch holds no example; tracing needs at least one")
+    return flat
+
+
+def example_axis(leaf: Any, dim: Any) -> int | None:
     """The example axis of a leaf: none for constants, shared tensors and tensors without dimensions."""
+    if dim is not None and (not isinstance(dim, int) or isinstance(dim, bool)):
+        raise InvalidInput(f"batch_dim must be an integer for every tensor, or None for shared ones, got {dim!r}")
     if not isinstance(leaf, Tensor) or dim is None or leaf.dim() == 0:
         return None
     if not -leaf.dim() <= dim < leaf.dim():

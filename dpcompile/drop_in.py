@@ -48,7 +48,6 @@ class PrivateSteps(Protocol):
 
     max_grad_norm: Any
     batch_dim: Any
-    microbatch: int | None
     options: Options
 
     @property
@@ -162,10 +161,11 @@ class DropIn(nn.Module):
         compiled = self.inner.compiled(batch)
         if not compiled.runner.random:
             return compiled
-        if self.inner.microbatch is not None:
+        if compiled.plan.at_a_time(batch.size) < batch.size:
             raise InvalidInput(
-                'schedule="microbatch" draws per chunk, but forward drew for the whole batch; use '
-                'schedule="one-pass", or call the step of dpcompile(model, loss=...)'
+                f"microbatch= or a memory budget takes {compiled.plan.microbatch} examples at a time and draws for each such "
+                'chunk, but forward drew for the whole batch; use schedule="one-pass", or call the step of '
+                "dpcompile(model, loss=...)"
             )
         if compiled.runner.backend == "inductor":
             self.inner.options = dataclasses.replace(self.inner.options, backend="eager")

@@ -14,6 +14,7 @@ Class weights multiply and are not normalised; an example whose elements are all
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -81,6 +82,7 @@ class Program(nn.Module):
             return outputs if isinstance(outputs, Tensor) else getattr(outputs, "loss", outputs)
         if isinstance(loss, CRITERIA):
             return per_example_criterion(loss, self.model(*batch[:-1], **kwargs), batch[-1])
+        check_arguments(loss, self.model, batch, kwargs)
         return loss(self.model, *batch, **kwargs)
 
 
@@ -104,19 +106,37 @@ def make_program(model: nn.Module, loss: nn.Module | Callable[..., Tensor] | Non
         raise InvalidInput(
             f"{', '.join(lazy)} has no shape yet; call the model on one batch first, which materialises lazy modules"
         )
+    if isinstance(loss, type):
+        raise InvalidInput(f"loss is the class {loss.__name__} itself; make one: loss={loss.__name__}()")
     known = loss is None or isinstance(loss, CRITERIA) or (callable(loss) and not is_unknown_criterion(loss))
     if not known:
-        names = ", ".join(criterion.__name__ for criterion in CRITERIA)
+        names, given = ", ".join(criterion.__name__ for criterion in CRITERIA), getattr(loss, "__name__", type(loss).__name__)
         raise InvalidInput(
-            f"loss must be None, a callable loss(model, *batch) -> f[B], or one of {names}; got {type(loss).__name__}. "
+            f"loss must be None, a callable loss(model, *batch) -> f[B], or one of {names}; got {given}. "
             "Write loss=lambda model, x, y: ... with one value per example."
         )
     return Program(model, loss)
 
 
 def is_unknown_criterion(loss: object) -> bool:
-    """A criterion of torch.nn that takes other arguments than (outputs, target)."""
-    return type(loss).__module__.startswith("torch.nn.modules.loss")
+    """A criterion of torch.nn that takes other arguments than (outputs, target), or a function of torch, without the model."""
+    is_function = str(getattr(loss, "__module__", "")).startswith("torch.nn.functional")
+    return is_function or type(loss).__module__.startswith("torch.nn.modules.loss")
+
+
+def check_arguments(loss: Callable[..., Tensor], model: nn.Module, batch: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Refuse a loss that cannot be called as loss(model, *batch)."""
+    try:
+        signature = inspect.signature(loss)
+    except (ValueError, TypeError):  # written in C: nothing is known
+        return
+    try:
+        signature.bind(model, *batch, **kwargs)
+    except TypeError as error:
+        raise InvalidInput(
+            f"loss{signature} cannot be called as loss(model, *batch) with a batch of {len(batch) + len(kwargs)} ({error}). "
+            "A function of outputs and targets becomes loss=lambda model, x, y: function(model(x), y)"
+        ) from None
 
 
 def check_losses(losses: object, batch_size: object) -> Tensor:

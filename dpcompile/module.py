@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from dpcompile.arguments import check_no_mask, chunk_size, given_plan, hardware_row, positive, zero_gradient
-from dpcompile.batch import Batch, checked_mask, chunks, flatten_batch
+from dpcompile.batch import Batch, checked_mask, chunks, flatten_batch, traced_batch
 from dpcompile.certificate import Certificate, certificate
 from dpcompile.cost.hardware import Hardware
 from dpcompile.cotangents import cotangent_losses
@@ -58,7 +57,7 @@ def dpcompile(
     measured here, and what was found is kept); one norm strategy; or {parameter or glob: norm or (norm, sum)}. schedule:
     "auto", "one-pass", "two-pass" (backward runs a second time, on losses times clip factors) or "microbatch" (chunks of at
     most `microbatch` examples, sums added). plan: a plan of another module, or the file that one was saved to; it takes the
-    place of strategy, and must fit the model. hardware: a name in HARDWARE or a row, for planning; by default what
+    place of strategy and schedule, and must fit the model. hardware: a name in HARDWARE or a row, for planning; by default what
     `python -m dpcompile calibrate` has measured, or the nearest row of the table. memory_budget: bytes, or a text such as
     "2 GB", that the step may need beyond model and batch; larger batches than the first run in chunks. backend: "eager",
     "inductor" or "auto" (inductor on a GPU). batch_dim: where the examples lie, an int or a pytree prefix with None for
@@ -71,7 +70,7 @@ def dpcompile(
     module = PrivateModule(model, loss, max_grad_norm, clipping, strategy, schedule, plan, microbatch, hardware,
                            memory_budget, backend, batch_dim, check_examples)  # fmt: skip
     if example_batch is not None:
-        module.compiled(flatten_batch(tuple(example_batch), {}, batch_dim))
+        module.compiled(traced_batch(example_batch, batch_dim))
     return module
 
 
@@ -89,14 +88,13 @@ class PrivateModule(nn.Module):
         if backend not in BACKENDS:
             raise StrategyError(f"backend={backend!r} does not exist; use one of {', '.join(BACKENDS)}")
         self.max_grad_norm = positive(max_grad_norm)
-        given = given_plan(plan)
-        planned = given.microbatch if given is not None and schedule == "auto" else None
-        self.microbatch = chunk_size(schedule, microbatch or planned)
+        given = given_plan(plan, strategy, schedule)
+        self.microbatch = chunk_size(schedule, given.microbatch if given is not None and microbatch is None else microbatch)
         self.batch_dim = batch_dim
         wanted = given.strategies() if given is not None else strategy
         if strategy == "autotune" and hardware is not None:
             raise StrategyError('strategy="autotune" measures this machine; leave hardware= out, or use strategy="auto"')
-        row, note = (hardware, "") if isinstance(hardware, Hardware) else hardware_row(hardware, model)
+        row, note = hardware_row(hardware, model)
         self.options = Options(wanted, schedule, self.microbatch, row, backend, given,
                                None if memory_budget is None else bytes_of(memory_budget), note, check_examples)  # fmt: skip
         self.steps: Traces[Compiled] = Traces()
@@ -240,7 +238,7 @@ class PrivateModule(nn.Module):
         """
         inner = PrivateModule(self.model, cotangent_losses, self.max_grad_norm, "flat", "auto", "auto", None, None,
                               self.options.hardware, None, self.options.backend, self.batch_dim)  # fmt: skip
-        inner.options, inner.microbatch = replace(self.options, memory_budget=None), self.microbatch
+        inner.options = self.options
         return DropIn(self, inner, loss_reduction, output_dim)
 
     def verify(

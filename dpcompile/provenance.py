@@ -27,6 +27,9 @@ BACKWARD_LINE = "line_of_backward"
 
 LIBRARIES = (os.path.dirname(torch.__file__), os.path.dirname(__file__), "<frozen", "<string>")
 
+COMMAND_LINE = os.path.join(os.path.dirname(__file__), "__main__.py")
+"""Whoever calls this file is not the user's code."""
+
 
 @contextlib.contextmanager
 def annotated_modules(program: Program) -> Iterator[None]:
@@ -61,7 +64,7 @@ def caller() -> str:
     """The innermost frame of the user's code, as `file:line  code`."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and not is_user_file(frame.f_code.co_filename):
-        frame = frame.f_back
+        frame = frame.f_back if frame.f_code.co_filename != COMMAND_LINE else None
     if frame is None:
         return ""
     name, number = frame.f_code.co_filename, frame.f_lineno

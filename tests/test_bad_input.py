@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from zoo_case import squares
 from zoo_layers import Using
@@ -45,12 +46,27 @@ def assert_same(before: dict[str, Any], after: dict[str, Any]) -> None:
         ({"loss": nn.CTCLoss()}, "loss"),
         ({"max_grad_norm": -1.0}, "max_grad_norm"),
         ({"max_grad_norm": math.nan}, "max_grad_norm"),
+        ({"max_grad_norm": torch.ones(2)}, "max_grad_norm"),
+        ({"max_grad_norm": "1"}, "max_grad_norm"),
+        ({"loss": nn.CrossEntropyLoss}, r"loss=CrossEntropyLoss\(\)"),
+        ({"loss": F.cross_entropy}, "got cross_entropy"),
+        ({"loss": lambda outputs, x, targets: squares(outputs, x) * targets}, r"loss\(model, \*batch\) with a batch of 1"),
+        ({"microbatch": 0}, "microbatch"),
+        ({"microbatch": False}, "microbatch"),
+        ({"hardware": ["cpu"]}, "hardware"),
+        ({"memory_budget": 10**400}, "memory_budget"),
+        ({"plan": ""}, "cannot be read"),
+        ({"example_batch": (torch.ones(0, 3),)}, "no example"),
+        ({"example_batch": torch.ones(4, 3)}, "tuple"),
         ({"strategy": "fastest"}, "fastest"),
         ({"schedule": "three-pass"}, "three-pass"),
         ({"backend": "xla"}, "xla"),
         ({"clipping": "round"}, "round"),
         ({"batch_dim": (0, 0, 0)}, "batch_dim"),
         ({"batch_dim": 2}, "batch_dim"),
+        ({"batch_dim": "0"}, "batch_dim"),
+        ({"batch_dim": True}, "batch_dim"),
+        ({"strategy": {"*": "autotune"}}, "whole model"),
         ({"strategy": {"0.weight": ("outer", "bookkeep")}}, "outer"),
         ({"strategy": {"encoder.*": ("gram", "bookkeep")}}, r"encoder"),
     ],
@@ -98,6 +114,12 @@ def test_model_without_trainable_parameters_is_refused() -> None:
 def test_wrong_number_of_features_is_refused_with_the_reason_of_torch() -> None:
     with pytest.raises(DPCompileError, match=r"shape|size"):
         dpcompile(nn.Linear(3, 5), loss=squares)(torch.randn(2, 4))
+
+
+def test_another_dtype_than_the_models_is_refused_with_the_reason_of_torch() -> None:
+    with pytest.raises(DPCompileError, match="dtype") as refused:
+        dpcompile(nn.Linear(3, 5), loss=squares)(torch.randn(4, 3, dtype=torch.float64))
+    assert "mixed" not in str(refused.value)
 
 
 def test_a_refused_batch_does_not_spoil_the_next_one() -> None:
@@ -180,7 +202,7 @@ def test_a_shape_that_depends_on_data_is_refused_with_the_line() -> None:
         dpcompile(nn.Linear(3, 2), loss=loss)(torch.ones(4, 3))
 
 
-@pytest.mark.parametrize("strategy", [{"weight": 3}, {"weight": ("gram",)}, 3, ("gram", "bookkeep"), None])
+@pytest.mark.parametrize("strategy", [{"weight": 3}, {0: "gram"}, {"weight": ("gram",)}, 3, ("gram", "bookkeep"), None])
 def test_strategies_of_wrong_types_are_refused(strategy: Any) -> None:
     with pytest.raises(DPCompileError, match="strategy must be a name or"):
         dpcompile(nn.Linear(3, 2), loss=squares, strategy=strategy)(torch.ones(4, 3))

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from oracle import expect, relative_error
 from torch import Tensor, nn
+from torch.testing import assert_close
 from zoo_case import squares
 from zoo_layers import Using, spectral
 from zoo_networks import mlp
@@ -183,6 +184,19 @@ def test_dropout_in_chunks_is_refused() -> None:
     module = dpcompile(model, schedule="microbatch", microbatch=2).as_module()
     with pytest.raises(DPCompileError, match="microbatch"):
         module(torch.randn(5, 3))
+
+
+def test_a_memory_budget_holds_for_the_drop_in_too() -> None:
+    model, x = nn.Sequential(nn.Linear(8, 64), nn.Tanh(), nn.Linear(64, 8)).double(), torch.randn(512, 8, dtype=torch.float64)
+    whole = dpcompile(model).as_module("sum")
+    whole(x).square().sum().backward()
+    expected = [p.grad for p in model.parameters()]
+    model.zero_grad()
+    budget = 0.6 * whole.report().forecast.peak_bytes
+    module = dpcompile(model, memory_budget=budget).as_module("sum")
+    module(x).square().sum().backward()
+    assert module.report().plan.is_chunked and module.report().forecast.peak_bytes <= budget
+    assert_close([p.grad for p in model.parameters()], expected)
 
 
 def test_buffers_are_updated_by_forward_alone() -> None:

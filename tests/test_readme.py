@@ -6,7 +6,10 @@ import difflib
 import importlib.metadata
 import json
 import linecache
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -129,3 +132,24 @@ def test_explain_says_what_a_factory_must_return(tmp_path: Path, monkeypatch: py
     monkeypatch.syspath_prepend(str(tmp_path))
     result = CliRunner().invoke(app, ["explain", "pair:make"])
     assert result.exit_code == 2 and "(model, loss, batch)" in result.output
+
+
+MADE = "import torch\nfrom torch import nn\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("def make(size):\n    return nn.Linear(5, '2'), None, ()\n", "raised TypeError"),
+        ("1 / 0\n", "ZeroDivisionError"),
+        ("def make(size):\n    return nn.Linear(5, 2), lambda m, x: m(x).sum(1), (torch.ones(7, 5),)\n", "gives 7 examples"),
+        ("def make(size):\n    return nn.Linear(5, 2), lambda m, x: m(x).cumsum(0).sum(1), (torch.ones(size, 5),)\n", "mixed"),
+    ],
+)
+def test_explain_says_in_a_few_lines_what_is_wrong(tmp_path: Path, body: str, message: str) -> None:
+    (tmp_path / "wrong.py").write_text(MADE + body, encoding="utf-8")
+    command = [sys.executable, "-m", "dpcompile", "explain", "wrong:make"]
+    done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+                          check=False)  # fmt: skip
+    assert done.returncode in (1, 2) and "Traceback" not in done.stderr and message in " ".join(done.stderr.split())
+    assert "site-packages" not in done.stderr

@@ -26,17 +26,20 @@ from dpcompile.analysis.company import MOVED, RUNS, SINGLE
 from dpcompile.analysis.examples import draw_examples, example_dims, take
 from dpcompile.analysis.lockstep import Lockstep
 from dpcompile.analysis.plain_run import (
+    FAILURES,
     Gradients,
     PlainRun,
+    check_runs,
     error_of_losses,
     errors_of_gradients,
+    first_line,
     line_of_branch,
     run_plainly,
 )  # fmt: skip
 from dpcompile.analysis.rounding import whole_tolerance
 from dpcompile.batch import Batch
 from dpcompile.ir.axis import Batched, Constant, Shared
-from dpcompile.ir.errors import CaptureError, DPCompileError, MixedExamplesError, refusal
+from dpcompile.ir.errors import CaptureError, MixedExamplesError, refusal
 from dpcompile.ir.graph import JointGraph, where
 from dpcompile.ir.randomness import has_draws
 from dpcompile.losses import Program
@@ -69,6 +72,8 @@ def check_independence(joint: JointGraph, states: Mapping[fx.Node, Result], prog
             if not found and not branch:
                 return
             mixtures |= found
+        if mixtures:
+            check_runs(program, batch.layout, batch.tensors, batch.size)
         for node in joint.graph.nodes:
             if node in mixtures:
                 raise mixture(node, mixtures[node])
@@ -152,9 +157,8 @@ class Check:
         try:
             with torch_private.equal_draws() if self.random else torch.no_grad():
                 plain = run_plainly(self.program, self.batch.layout, runs[run], size)
-        except (DPCompileError, RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            return refusal(f"{culprit}: it fails", self.line(runs), f"on {count}: {reason}", BRANCH_WAY_OUT)
+        except FAILURES as error:
+            return refusal(f"{culprit}: it fails", self.line(runs), f"on {count}: {first_line(error)}", BRANCH_WAY_OUT)
         plain_runs[run] = plain
         if graph is None:
             return ""
@@ -172,7 +176,7 @@ class Check:
         """The user's line at which one and two examples take different ways, if both run."""
         try:
             return line_of_branch(self.program, self.batch.layout, runs[SINGLE], runs[MOVED])
-        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):
+        except FAILURES:
             return ""
 
 

@@ -23,10 +23,14 @@ from torch.func import functional_call
 from dpcompile import torch_private
 from dpcompile.batch import Layout
 from dpcompile.capture import preserved
+from dpcompile.capture import user_line as line_of_error
+from dpcompile.ir.errors import CaptureError, DPCompileError, refusal
 from dpcompile.losses import Program, check_losses, public_name
 from dpcompile.provenance import is_user_file
 from dpcompile.python_state import Saved, path_of
 
+FAILURES = (DPCompileError, RuntimeError, ValueError, TypeError, IndexError, AttributeError)
+"""What a model raises by itself."""
 Gradients = Mapping[str, Tensor | None]
 Trace = list[tuple[str, tuple[Any, ...], str]]  # operation, numbers among its arguments, the user's line
 
@@ -51,6 +55,22 @@ def run_plainly(program: Program, layout: Layout, leaves: Sequence[Tensor], size
         written = written_tensors(program, before)
     named = {public_name(n): None if p.grad is None else p.grad.to_dense() for n, p in trainable.items()}
     return PlainRun(losses.detach(), named, written)
+
+
+def check_runs(program: Program, layout: Layout, leaves: Sequence[Tensor], size: int) -> None:
+    """Refuse a model that fails on the batch when it is run as the user wrote it: torch checks some things, types among them,
+    only on numbers, which a trace does not have."""
+    try:
+        run_plainly(program, layout, leaves, size)
+    except FAILURES as error:
+        culprit = f"the model itself fails on this batch: {type(error).__name__}: {first_line(error)}"
+        why = "this is what it does without dpcompile, too"
+        raise CaptureError(refusal(culprit, line_of_error(error), why, "run loss(model, *batch) once in eager")) from error
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def written_tensors(program: Program, before: Saved) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from dpcompile.cost.curve import Curve
+from dpcompile.ir.errors import InvalidInput
 
 
 @dataclass(frozen=True)
@@ -124,3 +125,14 @@ ROWS = (
         float64=1.29, float32=82.6, tf32=82.6, bfloat16=165.2, float16=165.2),
 )  # fmt: skip
 HARDWARE = {row.name: row for row in ROWS}
+
+
+def named(hardware: str | Hardware | None) -> Hardware | None:
+    """A row of the table by name, or the row itself."""
+    if isinstance(hardware, str):
+        if hardware not in HARDWARE:
+            raise InvalidInput(f"hardware {hardware!r} is not in the table; use one of {', '.join(HARDWARE)} or a Hardware row")
+        return HARDWARE[hardware]
+    if hardware is not None and not isinstance(hardware, Hardware):
+        raise InvalidInput(f"hardware must be a name in the table or a Hardware row, got {hardware!r}")
+    return hardware

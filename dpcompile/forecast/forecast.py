@@ -10,9 +10,10 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
-from dpcompile.cost.hardware import HARDWARE, Hardware
+from dpcompile.cost.hardware import Hardware, named
 from dpcompile.forecast.fitting import Ways, halved, preferred, within
 from dpcompile.forecast.rewriting import Keep, Source, for_eager, nothing
 from dpcompile.ir.errors import InvalidInput
@@ -162,26 +163,37 @@ class Outlook:
         return min(self.peak_bytes(plan, batch_size) for plan in plans)
 
 
-def named(hardware: str | Hardware | None) -> Hardware | None:
-    """A row of the table by name."""
-    if isinstance(hardware, str):
-        if hardware not in HARDWARE:
-            raise InvalidInput(f"hardware {hardware!r} is not in the table; use one of {', '.join(HARDWARE)} or a Hardware row")
-        return HARDWARE[hardware]
-    if hardware is not None and not isinstance(hardware, Hardware):
-        raise InvalidInput(f"hardware must be a name in the table or a Hardware row, got {hardware!r}")
-    return hardware
-
-
 def bytes_of(budget: str | float) -> float:
-    """Bytes from a number or a text such as "512 MiB", "2GB" or "1.5e9"."""
-    if isinstance(budget, (int, float)) and not isinstance(budget, bool) and budget > 0:
-        return float(budget)
-    text = budget if isinstance(budget, str) else ""
-    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?(?:e[0-9]+)?)\s*([kmgt]?i?)b?\s*", text, re.IGNORECASE)
-    if found is None or found[2].upper() not in UNITS:
-        raise InvalidInput(f'memory_budget must be a number of bytes or a text such as "512 MiB" or "2 GB", got {budget!r}')
-    return float(found[1]) * UNITS[found[2].upper()]
+    """Bytes from a number or a text such as "512 MiB", "2GB", ".5 gb" or "1.5e9"; "Gb" would be gigabits."""
+    given: object = bytes_of_text(budget) if isinstance(budget, str) else budget
+    number = math.nan if isinstance(given, bool) or not isinstance(given, Real) else as_float(given)
+    if not 0 < number < math.inf:
+        raise InvalidInput(
+            'memory_budget must be a positive number of bytes or a text such as "512 MiB" or "2 GB" (Gb would be gigabits), '
+            f"got {shortened(budget)}"
+        )
+    return number
+
+
+def as_float(number: Real) -> float:
+    """A number in double precision; infinite where it is too large."""
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf
+
+
+def bytes_of_text(text: str) -> float | None:
+    """Bytes from a number with or without a unit."""
+    found = re.fullmatch(r"\s*((?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)\s*([KMGT]?i?B?|[kmgt]?i?b?)\s*", text)
+    prefix = found[2].upper().removesuffix("B") if found is not None else ""
+    return float(found[1]) * UNITS[prefix] if found is not None and prefix in UNITS else None
+
+
+def shortened(value: object) -> str:
+    """A value as text that fits a line; Python refuses to write numbers of thousands of digits."""
+    text = f"an integer of {value.bit_length()} bits" if isinstance(value, int) and value.bit_length() > 128 else repr(value)
+    return text if len(text) < 80 else text[:77] + "..."
 
 
 def largest(fits: Callable[[int], bool]) -> int:

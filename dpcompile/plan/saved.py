@@ -7,6 +7,7 @@ that it names is still there with the same shape and equation, and names all of 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -49,8 +50,9 @@ class SavedPlan:
     def misfits(self, sites: Sequence[Site]) -> list[str]:
         """Why the plan does not fit these sites, one line each."""
         present = {site.parameter: site for site in sites}
-        named = {choice.parameter for choice in self.choices}
+        named = Counter(choice.parameter for choice in self.choices)
         lines = [f"{name} is not in the plan" for name in present if name not in named]
+        lines += [f"{name} is in the plan {times} times" for name, times in named.items() if times > 1]
         for choice in self.choices:
             site = present.get(choice.parameter)
             if site is None:
@@ -76,6 +78,8 @@ def load_plan(path: str | Path) -> SavedPlan:
     try:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
         return parsed(document)
+    except OSError as error:
+        raise StrategyError(f"the plan {str(path)!r} cannot be read ({error.strerror or error})") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StrategyError(f"{path} is not a plan that dpcompile has saved ({type(error).__name__}: {error})") from error
 

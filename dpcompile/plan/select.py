@@ -63,12 +63,15 @@ def choose(sites: Sequence[Site], hardware: Hardware, batch_size: int, strategy:
 def check_names(strategy: Wanted, sites: Sequence[Site]) -> None:
     """Refuse names that do not exist."""
     entries = strategy.values() if isinstance(strategy, Mapping) else ()
-    if not isinstance(strategy, (str, Mapping)) or not all(map(is_entry, entries)):
+    keys = strategy if isinstance(strategy, Mapping) else ()
+    if not isinstance(strategy, (str, Mapping)) or not all(map(is_entry, entries)) or not all(isinstance(k, str) for k in keys):
         raise StrategyError(f"strategy must be a name or {{parameter or glob: norm or (norm, sum)}}, got {strategy!r}")
     names = (
         [strategy] if isinstance(strategy, str) else [n for v in strategy.values() for n in ((v,) if isinstance(v, str) else v)]
     )
     for name in names:
+        if name == "autotune":
+            raise StrategyError('strategy="autotune" is for the whole model; name norms and sums for single parameters')
         if name not in ("auto", *NORMS, *SUMS):
             known = f"use auto or autotune; norms: {', '.join(NORMS)}; sums: {', '.join(SUMS)}"
             raise StrategyError(f"there is no strategy {name!r}; {known}")
@@ -77,7 +80,7 @@ def check_names(strategy: Wanted, sites: Sequence[Site]) -> None:
             raise StrategyError(f'{norm!r} is a sum, and belongs to a norm: strategy={{"*": ("auto", {norm!r})}}, for example')
     if not isinstance(strategy, str):
         for pattern in strategy:
-            if not any(fnmatchcase(site.parameter, pattern) for site in sites):
+            if not any(matches(site.parameter, pattern) for site in sites):
                 raise StrategyError(f"strategy names {pattern!r}, which matches no parameter of the model")
 
 
@@ -86,12 +89,18 @@ def is_entry(value: object) -> bool:
     return isinstance(value, str) or (isinstance(value, tuple) and len(value) == 2 and all(isinstance(n, str) for n in value))
 
 
+def matches(parameter: str, pattern: str) -> bool:
+    """Whether a name or a glob is this parameter's."""
+    return parameter == pattern or fnmatchcase(parameter, pattern)
+
+
 def wanted_for(site: Site, strategy: Wanted) -> tuple[str, str, bool]:
     """(norm, sum, is it required): a single name applies where it can, a mapping must apply."""
     if isinstance(strategy, str):
         return strategy, "auto", False
-    for pattern, value in strategy.items():
-        if fnmatchcase(site.parameter, pattern):
+    exact = {site.parameter: strategy[site.parameter]} if site.parameter in strategy else {}
+    for pattern, value in (exact or strategy).items():  # a name comes before any glob, and may hold a glob's characters
+        if matches(site.parameter, pattern):
             norm, total = (value, "auto") if isinstance(value, str) else value
             return norm, total, True
     return "auto", "auto", False

@@ -54,7 +54,8 @@ class Report:
         return self.outlook.what_if(size, hardware, memory_budget)
 
     def max_batch_size(self, memory_budget: str | float) -> int:
-        """The largest batch whose predicted peak memory stays within a budget (bytes, or a text such as "2 GB")."""
+        """The largest batch that, taken at once, has its predicted peak memory within a budget (bytes, or "2 GB"); in chunks
+        (`microbatch=`) any number of examples fits where as many as one chunk do."""
         return self.outlook.max_batch_size(memory_budget)
 
     @cached_property
@@ -76,7 +77,7 @@ class Report:
     def save(self, path: str | Path) -> None:
         """Write the report as its ending says: .html, .json, or .txt."""
         forms = {".html": self.html, ".json": self.json, ".txt": self.__str__}
-        made = forms.get(Path(path).suffix)
+        made = forms.get(Path(path).suffix.lower())
         if made is None:
             raise InvalidInput(f"a report is saved as {', '.join(forms)}, not as {str(path)!r}")
         if not Path(path).absolute().parent.is_dir():
@@ -88,7 +89,7 @@ class Report:
         console = Console(file=text, width=150, force_terminal=False)
         console.print(self.table())
         for line in self.footer():
-            console.print(line, highlight=False, soft_wrap=True, markup=False)
+            console.print(line, highlight=False, soft_wrap=True, markup=False, emoji=False)
         return text.getvalue()
 
     def __rich__(self) -> Table:
@@ -97,7 +98,8 @@ class Report:
     def table(self) -> Table:
         """The rows as a rich table."""
         chunk = f", chunks of {self.plan.microbatch}" if self.plan.is_chunked else ""
-        table = Table(title=f"strategies for {self.plan.hardware}, B={self.plan.batch_size}{chunk}, backend {self.backend}")
+        title = f"strategies for {self.plan.hardware}, B={self.plan.batch_size}{chunk}, backend {self.backend}"
+        table = Table(title=Text(title))
         for name in ("parameter", "equation", "shape", "norm", "sum", "us", "kept MB", "why"):
             table.add_column(name, justify="right" if name in ("us", "kept MB") else "left", overflow="fold")
         for names, (choice, *_) in folded(self.plan.choices):

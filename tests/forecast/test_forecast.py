@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from captured import captured, captured_case
@@ -78,13 +80,28 @@ def test_impossible_circumstances_are_refused(options: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("text", "number"),
-    [("512 MiB", 2**29), ("2GB", 2e9), ("1.5 gb", 1.5e9), ("7", 7), ("100b", 100), (2.5e6, 2.5e6), ("1e6", 1e6)],
+    [
+        ("512 MiB", 2**29),
+        ("2GB", 2e9),
+        ("1.5 gb", 1.5e9),
+        ("7", 7),
+        ("100b", 100),
+        (2.5e6, 2.5e6),
+        ("1e6", 1e6),
+        (".5 GB", 5e8),
+        ("5e-1 GB", 5e8),
+        ("2 gb", 2e9),
+        ("1.", 1),
+        (np.float32(8), 8),
+        (np.int64(9), 9),
+    ],
 )
 def test_budgets_are_read(text: str | float, number: float) -> None:
     assert bytes_of(text) == number
 
 
-@pytest.mark.parametrize("text", ["", "much", "1.2.3 GB", "-1", -1, 0, True, "5 XB", None])
+@pytest.mark.parametrize("text", ["", "much", "1.2.3 GB", "-1", -1, 0, True, "5 XB", None, "0", "2 Gb", "3 i",
+                                  "1e400", pytest.param(10**5000, id="huge"), math.inf, math.nan, torch.ones(1)])  # fmt: skip
 def test_other_budgets_are_refused(text: object) -> None:
     with pytest.raises(InvalidInput, match="memory_budget must be"):
         bytes_of(text)  # type: ignore[arg-type]

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.testing import assert_close
 from zoo_case import squares
 
-from dpcompile import StrategyError, dpcompile
+from dpcompile import InvalidInput, StrategyError, dpcompile
 from dpcompile.plan.saved import SavedPlan, load_plan
 
 
@@ -84,9 +85,46 @@ def test_what_is_no_plan_is_refused(tmp_path: Path, text: str) -> None:
         dpcompile(model(), loss=squares, plan=tmp_path / "broken.json")
 
 
-def test_a_missing_file_is_an_ordinary_error(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        dpcompile(model(), loss=squares, plan=str(tmp_path / "none.json"))
+@pytest.mark.parametrize("name", ["none.json", ""])
+def test_a_file_that_cannot_be_read_is_refused_with_its_path(tmp_path: Path, name: str) -> None:
+    with pytest.raises(StrategyError, match="cannot be read"):
+        dpcompile(model(), loss=squares, plan=str(tmp_path / name))
+
+
+@pytest.mark.parametrize("given", [{"strategy": "gram"}, {"schedule": "two-pass"}, {"strategy": {"0.weight": "gram"}}])
+def test_a_plan_leaves_neither_strategy_nor_schedule_to_be_asked_for(plan: Path, given: dict[str, Any]) -> None:
+    with pytest.raises(StrategyError, match=f"the plan says already what {next(iter(given))}"):
+        dpcompile(model(), loss=squares, plan=plan, **given)
+
+
+def test_a_plan_keeps_its_chunks_unless_others_are_asked_for(plan: Path) -> None:
+    chunked = replace(load_plan(plan), microbatch=3)
+    assert dpcompile(model(), loss=squares, plan=chunked).microbatch == 3
+    assert dpcompile(model(), loss=squares, plan=chunked, microbatch=2).microbatch == 2
+    with pytest.raises(InvalidInput, match="microbatch must be a positive integer, got 0"):
+        dpcompile(model(), loss=squares, plan=chunked, microbatch=0)
+
+
+def test_a_plan_that_names_a_parameter_twice_does_not_fit(plan: Path) -> None:
+    loaded = load_plan(plan)
+    with pytest.raises(StrategyError, match="is in the plan 2 times"):
+        dpcompile(model(), loss=squares, plan=replace(loaded, choices=(*loaded.choices, loaded.choices[0])))(torch.randn(2, 7, 3))
+
+
+def test_names_that_look_like_globs_are_names_first() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.of = nn.ParameterDict({"[ab]": nn.Parameter(torch.randn(3, 2)), "a": nn.Parameter(torch.randn(3, 2))})
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x @ self.of["[ab]"] + x @ self.of["a"]
+
+    x = torch.randn(2, 7, 3)
+    first = dpcompile(Named(), loss=squares, strategy={"of.[ab]": "gram", "of.a": "materialize"}, example_batch=(x,))
+    assert first.plan.strategies()["of.[ab]"][0] == "gram" and first.plan.strategies()["of.a"][0] == "materialize"
+    second = dpcompile(Named(), loss=squares, plan=first.plan, example_batch=(x,))
+    assert second.plan.strategies() == first.plan.strategies()
 
 
 def test_saving_twice_gives_the_same_file(plan: Path, tmp_path: Path) -> None:

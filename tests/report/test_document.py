@@ -117,7 +117,7 @@ def test_half_types_are_priced_as_they_are_computed() -> None:
     assert half.plan.choices[0].option.seconds == pytest.approx(full.plan.choices[0].option.seconds)
 
 
-@pytest.mark.parametrize("name", ["[mask]", "[/red]", "{{ x }}", '"quoted"'])
+@pytest.mark.parametrize("name", ["[mask]", ":smile:", "[/red]", "{{ x }}", '"quoted"'])
 def test_names_are_shown_as_they_are(name: str) -> None:
     class Named(nn.Module):
         def __init__(self) -> None:
@@ -153,6 +153,7 @@ def test_a_report_is_saved_as_its_ending_says(report: Report, tmp_path: Path) ->
     for ending, start in ((".html", "<!doctype html>"), (".json", "{"), (".txt", "")):
         report.save(tmp_path / f"report{ending}")
         assert (tmp_path / f"report{ending}").read_text(encoding="utf-8").startswith(start)
+    report.save(tmp_path / "REPORT.JSON")
     with pytest.raises(InvalidInput, match=r"\.html, \.json, \.txt"):
         report.save(tmp_path / "report.pdf")
 
