@@ -97,6 +97,9 @@ NORMALISED = (
     images("MobileViT with BatchNorm, eval mode", "MobileViTForImageClassification", "MobileViTConfig",
            {"image_size": 32, "hidden_sizes": [4, 6, 8], "neck_hidden_sizes": [2, 4, 4, 6, 6, 8, 8], "num_attention_heads": 2,
             "expand_ratio": 2.0, "num_labels": 5}, 32, evaluated=True),
+    images("LeViT with BatchNorm, eval mode", "LevitForImageClassification", "LevitConfig",
+           {"image_size": 64, "hidden_sizes": [16, 24, 32], "num_attention_heads": [2, 3, 4], "depths": [1, 1, 1],
+            "key_dim": [8, 8, 8], "attention_ratio": [2, 2, 2], "num_labels": 5}, 64, evaluated=True),
 )  # fmt: skip
 
 IMAGES = VISION + NORMALISED
