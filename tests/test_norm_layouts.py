@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -14,24 +15,29 @@ from zoo_layers import Using
 from dpcompile import dpcompile
 
 
-def tokens(module: nn.Module, x: Tensor) -> Tensor:
+def tokens(module: Any, x: Tensor) -> Tensor:
     """Normalised images f[B, C, ...] as tokens [B, T, C] for a layer, as before attention: the gradient comes channels-last."""
     return module.out(torch.tanh(module.norm(module.first(x)).flatten(2).transpose(1, 2)))
 
 
-def evaluated(norm: nn.Module) -> nn.Module:
+def evaluated(norm: Any) -> nn.Module:
     """A normalisation with fixed statistics of no special value."""
     norm.running_mean.normal_()
     norm.running_var.uniform_(0.5, 1.5)
     return norm
 
 
+def network(convolution: type[nn.Module], norm: nn.Module) -> Callable[[], nn.Module]:
+    """A convolution, this normalisation of its four channels, and a layer on tokens."""
+    return lambda: Using(tokens, first=convolution(3, 4, 2), norm=norm, out=nn.Linear(4, 2))
+
+
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
-    "batch norm 1d": (lambda: Using(tokens, first=nn.Conv1d(3, 4, 2), norm=evaluated(nn.BatchNorm1d(4)), out=nn.Linear(4, 2)), (3, 5)),
-    "batch norm 2d": (lambda: Using(tokens, first=nn.Conv2d(3, 4, 2), norm=evaluated(nn.BatchNorm2d(4)), out=nn.Linear(4, 2)), (3, 5, 4)),
-    "batch norm 3d": (lambda: Using(tokens, first=nn.Conv3d(3, 4, 2), norm=evaluated(nn.BatchNorm3d(4)), out=nn.Linear(4, 2)), (3, 3, 4, 3)),
-    "instance norm 2d": (lambda: Using(tokens, first=nn.Conv2d(3, 4, 2), norm=nn.InstanceNorm2d(4, affine=True), out=nn.Linear(4, 2)), (3, 5, 4)),
-}  # fmt: skip
+    "batch norm 1d": (network(nn.Conv1d, evaluated(nn.BatchNorm1d(4))), (3, 5)),
+    "batch norm 2d": (network(nn.Conv2d, evaluated(nn.BatchNorm2d(4))), (3, 5, 4)),
+    "batch norm 3d": (network(nn.Conv3d, evaluated(nn.BatchNorm3d(4))), (3, 3, 4, 3)),
+    "instance norm 2d": (network(nn.Conv2d, nn.InstanceNorm2d(4, affine=True)), (3, 5, 4)),
+}
 
 
 def eval_norms(model: nn.Module) -> nn.Module:

@@ -38,8 +38,10 @@ def with_gradient_in_format(own: Callable[..., Tensor]) -> Callable[..., Tensor]
     return normalised
 
 
-BATCH_NORM = {own: with_gradient_in_format(own) for own in (F.batch_norm, torch.batch_norm)}
-NORMS = {**BATCH_NORM, **{own: with_gradient_in_format(own) for own in (F.instance_norm, torch.instance_norm)}}
+BATCH_NORM: dict[Callable[..., Any], Callable[..., Tensor]] = {
+    own: with_gradient_in_format(own) for own in (F.batch_norm, torch.batch_norm)
+}
+NORMS = BATCH_NORM | {own: with_gradient_in_format(own) for own in (F.instance_norm, torch.instance_norm)}
 
 
 class ContiguousNorms(TorchFunctionMode):
