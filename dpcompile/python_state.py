@@ -20,6 +20,8 @@ Held = list[tuple[str, Any, Entries]]
 Saved = Sequence[tuple[nn.Module, dict[str, Any]]]
 NUMBERS = (bool, int, float, str)
 OWN = frozenset(vars(nn.Module())) - {"training"}
+LISTED_WEIGHTS = ("_flat_weights", "_flat_weight_refs")
+"""Lists that a recurrent layer keeps of its own parameters; a call with other parameters puts them anew, not forward."""
 
 
 def check_before(program: nn.Module) -> None:
@@ -73,7 +75,8 @@ def written(program: nn.Module, saved: Saved) -> tuple[str, ...]:
     names, found = {module: name for name, module in program.named_modules()}, []
     for module, before in saved:
         for attribute, now in vars(module).items():
-            if attribute not in OWN and now is not before.get(attribute) and not isinstance(now, NUMBERS):
+            is_rebound = now is not before.get(attribute) and not isinstance(now, NUMBERS)
+            if is_rebound and attribute not in OWN and attribute not in LISTED_WEIGHTS:
                 found.append(path_of(names[module], attribute))
     return tuple(found)
 

@@ -37,8 +37,8 @@ def check_kept(program: Program, batch: Batch, paths: Sequence[str]) -> None:
     examples, dims = draw_examples(batch, 0), example_dims(batch)
     earlier, later = (take(examples, dims, RUNS[run]) for run in (MOVED, SINGLE))
     with torch.inference_mode(False):
-        expected = last_of(program, batch, [later])
         try:
+            expected = last_of(program, batch, [later])
             found = last_of(program, batch, [earlier, later])
         except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, KeyError) as error:
             raise kept(
