@@ -41,9 +41,8 @@ def check_kept(program: Program, batch: Batch, paths: Sequence[str]) -> None:
             expected = last_of(program, batch, [later])
             found = last_of(program, batch, [earlier, later])
         except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, KeyError) as error:
-            raise kept(
-                paths, f"fails ({str(error).splitlines()[0].split('. ')[0] if str(error) else type(error).__name__})"
-            ) from None
+            reason = str(error).splitlines()[0].split(". ")[0] if str(error) else type(error).__name__
+            raise kept(paths, f"fails ({reason})") from None
     errors = errors_of_gradients(found.gradients, expected.gradients).values()
     off = max(error_of_losses(found.losses, expected.losses), *errors)
     dtype = expected.losses.dtype
