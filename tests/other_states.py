@@ -17,6 +17,8 @@ from torch import Tensor, fx
 
 from dpcompile.ir.axis import SHARED, SUMMED, Batched, Constant, Position, State, Uniform
 
+UNCHECKED = ("_backward", "batch_norm", "_weight_norm")
+"""In the names of operations whose kernels read past the end of operands that do not fit; autograd's own calls always fit."""
 ODD = 5
 """How many rows stand in for the examples where an operand has none; no little batch has as many."""
 
@@ -24,7 +26,7 @@ ODD = 5
 def variants(sample: Sample) -> Iterator[Sample]:
     """The sample with each of its operands in each other state that its shape allows."""
     operands = [operand for operand in sample.operands() if isinstance(operand, Operand)]
-    checks_sizes = "_backward" not in sample.op._schema.name  # those kernels read past the end of what does not fit
+    checks_sizes = not any(word in sample.op._schema.name for word in UNCHECKED)
     for operand in operands:
         for other in others(operand):
             if checks_sizes or len(other.shape) == 0 or (N in other.shape) == (N in operand.shape):
