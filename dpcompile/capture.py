@@ -38,7 +38,7 @@ from dpcompile.provenance import (
     lines_of_backward,
     record_places,
 )
-from dpcompile.python_state import check_after, check_before, kept_lists
+from dpcompile.python_state import check_after, check_before, containers_of, grown, restore, written
 from dpcompile.simplify import simplify
 from dpcompile.substitutes import DenseGradients, Substitutes, traceable_modules
 
@@ -68,15 +68,17 @@ def capture_once(program: Program, batch: Batch, hint: int) -> JointGraph:
     held = [torch_private.fake(mode, t, None, hint) for t in (*parameters.values(), *state.values())]
     step = Step(program, list(parameters), list(state), batch, dims)
     check_before(program)
-    with kept_lists(program), preserved(program) as saved:
+    containers = containers_of(program)
+    with preserved(program) as saved:
         module = traced(step, mode, [*held, *fakes])
         check_after(program, saved)
+        kept = (*written(program, saved), *grown(containers))
     inputs = [Input("parameter", public_name(n)) for n in parameters] + [Input("state", public_name(n)) for n in state]
     for (path, dim), leaf in zip(batch.layout.tensor_dims(), batch.tensors, strict=True):
         inputs.append(Input("shared" if dim is None else "batch", path, dim if leaf.dim() else None))
     symbol = batch_symbol(mode, fakes, dims)
     outputs = [("losses", "")] + [("gradient", public_name(n)) for n in parameters]
-    joint = JointGraph(module, inputs, outputs, symbol, mode)
+    joint = JointGraph(module, inputs, outputs, symbol, mode, kept=kept)
     record_places(joint)
     check_constants(joint, program, batch)
     check_sizes(joint)
@@ -219,11 +221,14 @@ def preserved(program: nn.Module) -> Iterator[list[tuple[nn.Module, dict[str, An
     """Undo whatever tracing leaves in the modules: cached fake tensors, train flags; gives what was there before."""
     containers = ("_parameters", "_buffers", "_modules")
     saved = [(m, dict(m.__dict__), {name: dict(m.__dict__[name]) for name in containers}) for m in program.modules()]
+    held = containers_of(program)
     devices = list({p.device.index or 0 for p in program.parameters() if p.is_cuda})
     with torch.random.fork_rng(devices=devices):
         try:
             yield [(module, attributes) for module, attributes, _ in saved]
         finally:
+            for _, container, before in held:
+                restore(container, before)
             for module, attributes, dicts in saved:
                 module.__dict__.clear()
                 module.__dict__.update(attributes)

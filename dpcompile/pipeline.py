@@ -12,6 +12,7 @@ from dpcompile.analysis.cuts import find_cuts
 from dpcompile.analysis.evidence import Evidence, evidence
 from dpcompile.analysis.example_axis import example_axis
 from dpcompile.analysis.independence import check_independence
+from dpcompile.analysis.kept import check_kept
 from dpcompile.analysis.sites import find_sites
 from dpcompile.batch import Batch
 from dpcompile.capture import capture
@@ -117,6 +118,7 @@ def analysed(program: Program, batch: Batch, recorder: Recorder, check_examples:
     with torch.inference_mode(False), torch.enable_grad():
         joint = capture(program, batch)
     recorder.keep("capture", joint)
+    check_kept(program, batch, joint.kept)
     states = example_axis(joint)
     if check_examples:
         check_independence(joint, states, program, batch)

@@ -6,9 +6,8 @@ the sum and not each example's gradient; all are refused before anything is comp
 
 from __future__ import annotations
 
-import contextlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,9 +15,13 @@ from torch import nn
 
 from dpcompile.ir.errors import CaptureError, refusal
 
+Entries = list[tuple[Any, ...]]
+Held = list[tuple[str, Any, Entries]]
 Saved = Sequence[tuple[nn.Module, dict[str, Any]]]
 NUMBERS = (bool, int, float, str)
 OWN = frozenset(vars(nn.Module())) - {"training"}
+LISTED_WEIGHTS = ("_flat_weights", "_flat_weight_refs")
+"""Lists that a recurrent layer keeps of its own parameters; a call with other parameters puts them anew, not forward."""
 
 
 def check_before(program: nn.Module) -> None:
@@ -67,30 +70,59 @@ def differs(before: Any, now: Any) -> bool:
     return before is not now and (type(before) is not type(now) or (before != now and before == before))
 
 
-@contextlib.contextmanager
-def kept_lists(program: nn.Module) -> Iterator[None]:
-    """Refuse a model whose forward changes lists of its modules while it is traced; they hold what they held before.
-
-    A dict may take up new entries: caches do, and the trace is made as if they were empty.
-    """
-    kept = [(path, held, list(held)) for path, held in lists_of(program)]
-    try:
-        yield
-        for path, held, before in kept:
-            if len(held) != len(before) or any(a is not b for a, b in zip(held, before, strict=True)):
-                raise CaptureError(changed_list(path))
-    finally:
-        for _, held, before in kept:
-            held.clear()
-            held.update(before) if isinstance(held, set) else held.extend(before)
+def written(program: nn.Module, saved: Saved) -> tuple[str, ...]:
+    """Attributes of modules that hold another object than before."""
+    names, found = {module: name for name, module in program.named_modules()}, []
+    for module, before in saved:
+        for attribute, now in vars(module).items():
+            is_rebound = now is not before.get(attribute) and not isinstance(now, NUMBERS)
+            if is_rebound and attribute not in OWN and attribute not in LISTED_WEIGHTS:
+                found.append(path_of(names[module], attribute))
+    return tuple(found)
 
 
-def lists_of(program: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Lists, queues and sets that modules hold, with the path of the attribute."""
-    for name, module in program.named_modules():
-        for attribute, held in vars(module).items():
-            if attribute not in OWN and isinstance(held, (list, deque, set)):
-                yield path_of(name, attribute), held
+def grown(held: Held) -> tuple[str, ...]:
+    """Dicts with new entries, as caches have; refuse a model whose forward changed lists or what was in a dict before."""
+    found = []
+    for path, container, before in held:
+        now = contents(container)
+        if isinstance(container, dict) and len(now) > len(before):
+            found.append(path)
+            now = [entry for entry in now if any(entry[0] is key for key, _ in before)]
+        if not is_same(before, now):
+            raise CaptureError(changed_list(path))
+    return tuple(found)
+
+
+def is_same(before: Entries, now: Entries) -> bool:
+    """Whether a container holds the same objects in the same order."""
+    return [tuple(map(id, entry)) for entry in before] == [tuple(map(id, entry)) for entry in now]
+
+
+def contents(held: Any) -> Entries:
+    """The entries of a container."""
+    return list(held.items()) if isinstance(held, dict) else [(item,) for item in held]
+
+
+def restore(held: Any, before: Entries) -> None:
+    """Put these entries back."""
+    held.clear()
+    if isinstance(held, dict):
+        held.update(before)
+    elif isinstance(held, set):
+        held.update(item for (item,) in before)
+    else:
+        held.extend(item for (item,) in before)
+
+
+def containers_of(program: nn.Module) -> Held:
+    """Lists, queues, sets and dicts that modules hold, with the path of the attribute and their present entries."""
+    return [
+        (path_of(name, attribute), held, contents(held))
+        for name, module in program.named_modules()
+        for attribute, held in vars(module).items()
+        if attribute not in OWN and isinstance(held, (list, deque, set, dict))
+    ]
 
 
 def path_of(module: str, attribute: str) -> str:
@@ -103,7 +135,7 @@ def changed_list(path: str) -> str:
     return refusal(
         f"forward changes the contents of the attribute {path}",
         "",
-        "a trace runs Python once, so that the list would be the same at every step; and what is kept of one batch for the "
+        "a trace runs Python once, so that it would hold the same at every step; and what is kept of one batch for the "
         "next one carries examples' data out of the step",
         "return what is to be kept, and keep it outside of forward",
     )

@@ -17,6 +17,8 @@ from torch.overrides import TorchFunctionMode
 from dpcompile import torch_private
 from dpcompile.ir.errors import UnsupportedOperation, refusal
 from dpcompile.kernels.bags import follows_batch
+from dpcompile.kernels.batch_norm import BATCH_NORM
+from dpcompile.kernels.ctc import traced_ctc_loss
 from dpcompile.kernels.matrix_exponential import matrix_exp
 
 
@@ -186,6 +188,8 @@ SUBSTITUTES: dict[Callable[..., Any], Callable[..., Any]] = {
     **dict.fromkeys((torch.matrix_exp, torch.linalg.matrix_exp, Tensor.matrix_exp), matrix_exp),
     F.gaussian_nll_loss: gaussian_nll_loss,
     torch.linalg.solve: solve,
+    **BATCH_NORM,
+    **dict.fromkeys((F.ctc_loss, torch.ctc_loss), traced_ctc_loss),
 }
 
 

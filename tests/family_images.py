@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from family_case import Family, family
+from family_case import Family, family, pretrained
 from family_losses import hidden, one_class
+from torch import nn
 from zoo_case import floats, integers
 
 VIT: dict[str, Any] = {
@@ -38,6 +41,15 @@ PYRAMID: dict[str, Any] = {
 }
 STAGES: dict[str, Any] = {"num_stages": 2, "hidden_sizes": [4, 6], "depths": [1, 1], "patch_size": 2, "num_labels": 5}
 BATCH_NORM = "norm"
+LEVIT: dict[str, Any] = {
+    "image_size": 64,
+    "hidden_sizes": [16, 24, 32],
+    "num_attention_heads": [2, 3, 4],
+    "depths": [1, 1, 1],
+    "key_dim": [8, 8, 8],
+    "attention_ratio": [2, 2, 2],
+    "num_labels": 5,
+}
 
 
 def images(
@@ -45,6 +57,19 @@ def images(
 ) -> Family:
     """A classifier of images 3 x side x side."""
     return family(name, kind, model, config, options, one_class, floats(3, side, side), integers(5), **more)
+
+
+def fixed_statistics(model: nn.Module) -> nn.Module:
+    """The model with batch normalisation in eval mode whatever mode the rest is in."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            module.train = partial(evaluated, module.eval())  # type: ignore[method-assign, assignment]
+    return model
+
+
+def evaluated(module: nn.Module, mode: bool = True) -> nn.Module:
+    """A module that stays in eval mode."""
+    return nn.Module.train(module, False)
 
 
 def like_vit(name: str, prefix: str, **options: Any) -> Family:
@@ -97,6 +122,10 @@ NORMALISED = (
     images("MobileViT with BatchNorm, eval mode", "MobileViTForImageClassification", "MobileViTConfig",
            {"image_size": 32, "hidden_sizes": [4, 6, 8], "neck_hidden_sizes": [2, 4, 4, 6, 6, 8, 8], "num_attention_heads": 2,
             "expand_ratio": 2.0, "num_labels": 5}, 32, evaluated=True),
+    images("LeViT, eval mode", "LevitForImageClassification", "LevitConfig", LEVIT, 64, evaluated=True,
+           refused="attention_bias_cache for its next call"),
+    replace(images("LeViT, BatchNorm in eval mode", "LevitForImageClassification", "LevitConfig", LEVIT, 64),
+            make=lambda: fixed_statistics(pretrained("LevitForImageClassification", "LevitConfig", LEVIT)())),
 )  # fmt: skip
 
 IMAGES = VISION + NORMALISED

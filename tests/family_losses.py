@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -128,3 +129,15 @@ def next_token_behind(model: nn.Module, ids: Tensor) -> Tensor:
     """Cross entropy of the next token for models that put tokens of their own before the sequence."""
     logits = model(ids).logits[:, -ids.shape[1] :]
     return F.cross_entropy(logits[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none").mean(1)
+
+
+def aligned(model: nn.Module, wave: Tensor, labels: Tensor) -> Tensor:
+    """Temporal classification (CTC) of labels that end with padding, which is the blank 0."""
+    log_probs = model(wave).logits.log_softmax(2).transpose(0, 1)
+    lengths = torch.full((wave.shape[0],), log_probs.shape[0])
+    return F.ctc_loss(log_probs, labels, lengths, (labels > 0).sum(1), reduction="none", zero_infinity=True)
+
+
+def aligned_by_model(model: nn.Module, wave: Tensor, labels: Tensor) -> Tensor:
+    """The loss that the model computes from labels, which it checks and joins in Python."""
+    return model(wave, labels=labels).loss

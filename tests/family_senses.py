@@ -7,10 +7,22 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from family_case import Family, family, pretrained, with_images
+from family_case import Family, family, prefixes, pretrained, with_images
 from family_encoders import BART, BERT
 from family_images import VIT
-from family_losses import answer, contrastive, forecast, frames, hidden, one_class, pairs, question, transcription
+from family_losses import (
+    aligned,
+    aligned_by_model,
+    answer,
+    contrastive,
+    forecast,
+    frames,
+    hidden,
+    one_class,
+    pairs,
+    question,
+    transcription,
+)
 from torch import nn
 from zoo_case import Draw, floats, inputs, integers
 
@@ -77,10 +89,23 @@ def sound(name: str, prefix: str, **options: Any) -> Family:
     return family(name, "speech", f"{prefix}ForCTC", f"{prefix}Config", SOUND | options, frames, wave, labels)
 
 
+def ctc(name: str, prefix: str) -> tuple[Family, Family]:
+    """A recogniser with its own loss, per example and from labels as the model computes it."""
+    wave, labels, model, config = floats(80), prefixes(7, 3), f"{prefix}ForCTC", f"{prefix}Config"
+    return (
+        family(f"{name}, CTC", "speech", model, config, SOUND, aligned, wave, labels),
+        family(
+            f"{name}, CTC from labels", "speech", model, config, SOUND, aligned_by_model, wave, labels, refused="data-dependent"
+        ),
+    )
+
+
 SPEECH = (
     sound("wav2vec 2.0, group norm", "Wav2Vec2"),
     sound("wav2vec 2.0, layer norm", "Wav2Vec2", feat_extract_norm="layer", do_stable_layer_norm=True),
     sound("HuBERT", "Hubert"),
+    *ctc("wav2vec 2.0", "Wav2Vec2"),
+    *ctc("HuBERT", "Hubert"),
     sound("WavLM", "WavLM", num_buckets=4, max_bucket_distance=8),
     family("Whisper", "speech", "WhisperForConditionalGeneration", "WhisperConfig",
            LISTENER | {"num_mel_bins": 3, "max_source_positions": 4, "max_target_positions": 11}, transcription,

@@ -8,12 +8,15 @@ float64 copy of the model, from the same buffers. It shares no code with the pro
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 Gradients = dict[str, Tensor]
 Loss = nn.Module | Callable[..., Tensor] | None
@@ -49,13 +52,35 @@ def per_example_gradients(
         args, named_args = in_float64(one_example(batch, kwargs or {}, batch_dim, index))
         for parameter in parameters.values():
             parameter.grad = None
-        value = loss_of_one(model, loss, args, named_args)
+        with FormulaOfNorms():
+            value = loss_of_one(model, loss, args, named_args)
         value.backward()
         losses[index] = value.detach()
         for name, parameter in parameters.items():
             if parameter.grad is not None:
                 gradients[name][index] = parameter.grad.to_dense()
     return losses, gradients
+
+
+class FormulaOfNorms(TorchFunctionMode):
+    """Batch normalisation with fixed statistics and instance normalisation as they are defined: torch's own gradient is wrong
+    for a single channels-last image (tests/test_norm_layouts.py shows it)."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func not in (F.batch_norm, F.instance_norm):
+            return func(*args, **(kwargs or {}))
+        given = inspect.signature(func).bind(*args, **(kwargs or {}))
+        given.apply_defaults()
+        x, mean, variance, weight, bias, own, _, eps = given.arguments.values()
+        if own and func is F.batch_norm:
+            return func(*args, **(kwargs or {}))
+        columns = [1, -1] + [1] * (x.dim() - 2)
+        axes = list(range(2, x.dim()))
+        mean = x.mean(axes, keepdim=True) if own else mean.view(columns)
+        variance = x.var(axes, correction=0, keepdim=True) if own else variance.view(columns)
+        y = (x - mean) / (variance + eps).sqrt()
+        y = y if weight is None else y * weight.view(columns)
+        return y if bias is None else y + bias.view(columns)
 
 
 def clipped_sum(gradients: Gradients, max_grad_norm: float) -> tuple[Tensor, Tensor, Gradients]:

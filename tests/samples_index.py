@@ -19,6 +19,8 @@ from meaning import (
     uniform,
 )
 
+from dpcompile.ir.axis import Position
+
 aten = torch.ops.aten
 
 
@@ -30,6 +32,11 @@ def ids(*shape: int | None, high: int = 3, **folded: int) -> Operand:
 def same_ids(*shape: int, high: int = 3) -> Operand:
     """Indices that all examples share."""
     return shared(*shape, draw=integers(high))
+
+
+def counted(*shape: int | None) -> Operand:
+    """The index of the example as a floating-point number."""
+    return Operand(Position(shape.index(N)), shape)
 
 
 def zeros(*shape: int | None) -> Operand:
@@ -56,7 +63,7 @@ LOOKUPS: tuple[Sample, ...] = (
         (batched(N, 3), 1, ids(N, 4)), (batched(3, N), 0, ids(4, N)), (batched(N, 3, inner=2), -1, ids(N, 4, inner=2)), (batched(N, 3, inner=2), -1, ids(N, 4, outer=2)),
         (batched(N, 4), 0, ids(N, 4, high=1)), (shared(3, 5), 0, ids(N, 5)), (shared(3, 5), 0, ids(N, 4)), (uniform(N, 3), 1, ids(N, 4)), (batched(N, 3), 1, uniform(N, 4, draw=integers(3))),
         (constant(1.0, N, 3), 1, ids(N, 4)), (shared(3, 5), 0, zeros(N, 5)), (shared(3, 5), 0, position(N, 5)), (summed(3, 5), 0, same_ids(4, 5)), (batched(N, 3), 1, zeros(N, 4)),
-        (batched(N, 5), 0, same_ids(2, 5, high=1)), (batched(N, 3), 1, same_ids(1, 4)), (uniform(N, 3), 1, uniform(N, 2, draw=integers(3))))),
+        (batched(N, 5), 0, same_ids(2, 5, high=1)), (batched(N, 3), 1, same_ids(1, 4)), (shared(5, 3), 1, ids(N, 4)), (shared(3, 5), 0, ids(4, N)), (shared(5, 3), 1, zeros(N, 4)), (uniform(N, 3), 1, uniform(N, 2, draw=integers(3))))),
     call(aten.scatter.src, constant(0.0, 5), 0, same_ids(4, high=5), summed(4)),
     call(aten.scatter.src, constant(1.0, 5), 0, same_ids(4, high=5), summed(4)),
     *(s for op, values in ((aten.scatter.src, True), (aten.scatter_add.default, True), (aten.scatter.value, False)) for s in (
@@ -66,7 +73,8 @@ LOOKUPS: tuple[Sample, ...] = (
             (constant(0.0, 3), 0, ids(N), batched(N)), (constant(1.0, 3), 0, ids(N), batched(N)), (constant(0.0, 3, 5), 0, ids(N, 5), batched(N, 5)), (constant(0.0, 3), 0, ids(N, inner=2), batched(N, outer=2)),
             (constant(0.0, 3), 0, ids(N), constant(1.0, N)), (batched(N, 3), 0, ids(N, 3, high=1), batched(N, 3)), (batched(N, 3, inner=2), 1, ids(N, 1, outer=2), batched(N, 1, inner=2)),
             (summed(3), 0, same_ids(2), summed(2)), (summed(3), 0, same_ids(2), shared(2)), (uniform(N, 3), 1, uniform(N, 1, draw=integers(3)), uniform(N, 1)), (summed(3), 0, ids(N), batched(N)),
-            (constant(0.0, 3), 0, position(N), batched(N))))),
+            (constant(0.0, 3), 0, position(N), batched(N)), (batched(N, 3), 1, same_ids(1, 1), batched(N, 1)), (batched(3, N), 0, ids(1, N), shared(1, 5)), (shared(5, 3), 1, ids(N, 1), batched(N, 1)),
+            (constant(0.0, 3), 0, ids(N), shared(5)), (constant(0.0, 3), 0, same_ids(1), batched(N)), (constant(0.0, N, 3), 1, zeros(N, 1), shared(5, 1))))),
     call(aten.scatter_add.default, summed(3), 0, same_ids(2), summed(2), must=True), call(aten.scatter_add.default, constant(0.0, 3), 0, ids(N), batched(N), must=True),
     call(aten.scatter_add.default, constant(0.0, 3), 0, ids(N, inner=2), batched(N, inner=2), must=True), call(aten.scatter.value, batched(N, 3), 1, ids(N, 1), Size()),
     *(call(aten.index_select.default, source, dim, index) for source, dim, index in (
@@ -101,7 +109,8 @@ LOOKUPS: tuple[Sample, ...] = (
         (constant(0.0, N, 3), [None, same_ids(1)], batched(N, 1)), (constant(0.0, 3), [same_ids(1)], shared(1)), (batched(N, 3), [position(N), ids(N)], batched(N)), (constant(0.0, N, 3), [position(N), ids(N)], batched(N)),
         (constant(0.0, N, 3), [position(N), ids(N)], shared()), (constant(0.0, N, 43), [ids(N, high=1), position(N)], batched(N)), (constant(0.0, N, 43), [position(N), position(N)], batched(N)), (batched(N, 43), [position(N), position(N)], batched(N)),
         (constant(0.0, N, 3, 4), [position(N), None, ids(N)], batched(N, 3)), (batched(N, 3), [position(N)], batched(N, 3)), (uniform(N, 3), [position(N), ids(N)], batched(N)), (uniform(N, 3), [None, same_ids(1)], uniform(N, 1)),
-        (summed(3, 5), [same_ids(1)], summed(1, 5)), (summed(3, 5), [ids(N)], batched(N, 5)), (batched(N, 3), [None, ids(N)], shared()), (constant(0.0, 3, 5), [same_ids(2)], summed(2, 5)), (batched(N, 3), [position(N), ids(N)], shared()))),
+        (summed(3, 5), [same_ids(1)], summed(1, 5)), (summed(3, 5), [ids(N)], batched(N, 5)), (batched(N, 3), [None, ids(N)], shared()), (constant(0.0, 3, 5), [same_ids(2)], summed(2, 5)), (batched(N, 3), [position(N), ids(N)], shared()),
+        (batched(N, 3), [None, same_ids(1)], counted(N, 1)), (counted(N, 3), [None, same_ids(1)], batched(N, 1)), (constant(0.0, N, 3), [None, same_ids(1)], counted(N, 1)), (batched(N, 3), [position(N), ids(N)], counted(N)))),
     *(call(op, constant(0.0, 3, 5), [ids(N)], batched(N, 5), True, must=True) for op in (aten.index_put.default, aten._unsafe_index_put.default)),
     *(call(op, constant(0.0, 3, 5), [same_ids(2)], summed(2, 5), True, must=True) for op in (aten.index_put.default, aten._unsafe_index_put.default)),
     *(call(op, base, [mask], value, must=must) for op in (aten.index_put.default, aten._unsafe_index_put.default) for base, mask, value, must in (

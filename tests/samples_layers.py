@@ -375,3 +375,47 @@ def alone(*shape: int | None, **folded: int) -> Operand:
 
 
 RECURRENT: tuple[Sample, ...] = tuple(s for name in EXAMPLE_DIMS for s in recurrent(name.removeprefix("dpcompile::")))
+
+
+def between(low: int, high: int) -> Any:
+    """Integers from low to high - 1."""
+    return lambda generator, shape: torch.randint(low, high, tuple(shape), generator=generator)
+
+
+TARGET, INPUTS, TARGETS = between(1, 5), between(3, 5), between(1, 3)
+
+
+def sequences(kind: Any = batched, **folded: int) -> list[Operand]:
+    """log_probs, targets and the lengths of both."""
+    shapes = (((4, N, 5), normal), ((N, 2), TARGET), ((N,), INPUTS), ((N,), TARGETS))
+    return [kind(*shape, draw=draw, **folded) for shape, draw in shapes]
+
+
+def in_all(*shape: int | None, draw: Any = normal, state: Any = shared) -> Operand:
+    """An operand with room for one example that none of the batch fills."""
+    return state(*(1 if size is N else size for size in shape), draw=draw)
+
+
+def ctc(op: Any, *gradient: Operand) -> list[Sample]:
+    """Calls of the loss or its gradient: all differ, all are equal, one is constant, folded, summed over the batch."""
+    given = [*gradient, *sequences()]
+    calls = [given, [*gradient, *sequences(uniform)], [constant(3.0, N, draw=INPUTS) if o.draw is INPUTS else o for o in given]]
+    calls += [[constant(2.0, *o.shape, draw=o.draw) if len(o.shape) == 3 else o for o in given]]
+    samples = [call(op, *operands, 0, zero, must=operands is given) for operands in calls for zero in (False, True)]
+    samples += [call(op, *gradient, *sequences(inner=2), 0, False, cautious=True)]
+    return [*samples, call(op, *sums(given, place=len(gradient)), 0, False)]
+
+
+def sums(given: list[Operand], place: int) -> list[Operand]:
+    """Operands of one example, of which one is a sum over the batch."""
+    kinds = [summed if index == place else shared for index in range(len(given))]
+    return [in_all(*o.shape, draw=o.draw, state=kind) for o, kind in zip(given, kinds, strict=True)]
+
+
+CTC_BACKWARD = torch.ops.dpcompile.ctc_loss_backward.default
+CTC: tuple[Sample, ...] = (
+    *ctc(torch.ops.dpcompile.ctc_loss.default),
+    *ctc(CTC_BACKWARD, batched(N)),
+    call(CTC_BACKWARD, batched(N, inner=2), *sequences(inner=2), 1, True, cautious=True),
+    call(CTC_BACKWARD, *sums([batched(N), *sequences()], place=0), 0, False, must=True),
+)

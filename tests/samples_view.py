@@ -112,6 +112,7 @@ VIEWS: tuple[Sample, ...] = (
         (batched(N, 3), [B, 7], 1), (batched(3, N), [7, B], -2), (batched(N, 3, inner=2), [B2, 7], -1), (summed(3, 5), [7, 5], 0),
         (uniform(N, 3), [B, 7], 1), (constant(1.0, N, 3), [B, 7], 1), (constant(0.0, N, 3), [B, 7], 1))),
     call(aten.slice_backward.default, summed(3, 5), [7, 5], 0, 1, 4, 1, must=True),
+    *(call(aten.slice_backward.default, constant(1.0, N, 5), [B3, 5], 0, *ends, 1, must=True) for ends in ((B, B2), (0, B), (B2, B3))),
     call(aten.slice_backward.default, batched(N, 3), [B, 35], 1, B, Size(lambda b: b + 3), 1),
     call(aten.slice_backward.default, summed(3), [35], 0, B, Size(lambda b: b + 3), 1),
     call(aten.slice_backward.default, batched(N, 5), [B3, 5], 0, B, B2, 1, must=True), call(aten.slice_backward.default, batched(N, 5), [B3, 5], 0, 0, B, 1, must=True),

@@ -25,6 +25,7 @@ from dpcompile.batch import Layout
 from dpcompile.capture import preserved
 from dpcompile.capture import user_line as line_of_error
 from dpcompile.ir.errors import CaptureError, DPCompileError, refusal
+from dpcompile.kernels.batch_norm import ContiguousNorms
 from dpcompile.losses import Program, check_losses, public_name
 from dpcompile.provenance import is_user_file
 from dpcompile.python_state import Saved, path_of
@@ -50,7 +51,7 @@ class PlainRun:
 def run_plainly(program: Program, layout: Layout, leaves: Sequence[Tensor], size: int) -> PlainRun:
     """One forward and backward; p.grad, buffers, module attributes and random state stay as they were."""
     trainable = fresh(program)
-    with preserved(program) as before, kept_gradients(program), torch.enable_grad():
+    with preserved(program) as before, kept_gradients(program), torch.enable_grad(), ContiguousNorms():
         losses = called(Backward(program, size), layout, leaves, trainable)
         written = written_tensors(program, before)
     named = {public_name(n): None if p.grad is None else p.grad.to_dense() for n, p in trainable.items()}

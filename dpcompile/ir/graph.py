@@ -37,6 +37,7 @@ class JointGraph:
     outputs: ("losses", ""), ("gradient", parameter name), ("buffer", buffer name), later also ("norms", ""), ...
     symbol: the one free batch size. fakes: the fake mode that owns it. notes: facts for the report. sizes: the batch sizes
     at which the program was traced, with one and the same graph. conditions: how many conditions on sizes tracing has met.
+    kept: attributes of modules that forward has written and left for its next call.
     """
 
     module: fx.GraphModule
@@ -48,6 +49,7 @@ class JointGraph:
     constants: list[str] = field(default_factory=list)
     sizes: tuple[int, ...] = ()
     conditions: int = 0
+    kept: tuple[str, ...] = ()
 
     @property
     def graph(self) -> fx.Graph:

@@ -61,16 +61,30 @@ def gather(use: Use) -> Result:
     source, index, dim = use.state(use["self"]), use.state(use["index"]), use["dim"] % max(len(use.shape(use["self"])), 1)
     if isinstance(source, LAID) and source.dim == dim:
         raise Mixes("values are looked up across examples")
+    refuse_unequal_rows(use, ("self", "index"), dim)
     if isinstance(source, Shared) and isinstance(index, LAID):
         return index
     state = aligned(use, [(source, use.shape(use["self"])), (index, use.shape(use["index"]))], use.result_shape())
     return state if isinstance(source, Constant) else differing(use, state, use.result_shape())
 
 
+def refuse_unequal_rows(use: Use, names: tuple[str, ...], dim: int | None = None) -> None:
+    """gather and scatter go through the rows of their operands together, except along `dim`: where the examples lie all must
+    hold them, or an example would meet the row that stands at its position in the batch."""
+    shapes = [use.shape(use[name]) for name in names if isinstance(use[name], fx.Node)]
+    for axis in range(min(map(len, shapes))):
+        sizes = {shape[axis] for shape in shapes}
+        if axis != dim and len(sizes) > 1 and any(map(use.has_batch, sizes)):
+            raise Mixes("rows are matched with examples by their position in the batch", "give every operand a row per example")
+
+
 def scatter(use: Use) -> Result:
     """Writing (or adding) along a dimension of the example."""
     refuse_numbers(use)
     dim = use["dim"] % max(len(use.shape(use["self"])), 1)
+    refuse_unequal_rows(use, ("self", "index"), dim)
+    if use.has("src"):
+        refuse_unequal_rows(use, ("index", "src"))
     operands = [(use.state(node), use.shape(node)) for node in use.tensors()]
     laid = {(state.dim, state.outer, state.inner) for state, _ in operands if isinstance(state, LAID)}
     if any(shape and use.has_batch(shape[dim]) for _, shape in operands):
@@ -205,6 +219,7 @@ def index_put(use: Use) -> Result:
     base, values, dims = use.state(use["self"]), use.state(use["values"]), indexed_dims(indices)
     if is_masked_fill(use, indices):
         return masked_fill(use, indices)
+    refuse_numbers(use, ("indices",))
     rank = max(len(use.shape(node)) for node in indices if node is not None)
     refuse_booleans(indices)
     chosen, is_position = index_layout(use, indices, rank)

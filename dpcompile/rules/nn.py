@@ -21,6 +21,7 @@ from dpcompile.ir.axis import (
     Uniform,
 )
 from dpcompile.ir.graph import size_expression
+from dpcompile.kernels.ctc import LOSS, LOSS_BACKWARD
 from dpcompile.kernels.recurrent_ops import EXAMPLE_DIMS
 from dpcompile.rules.families import MEETS_SUM, SUM_WAY_OUT, linear_in, trailing
 from dpcompile.rules.linalg import leading
@@ -211,6 +212,25 @@ def recurrent_rules() -> dict[object, Rule]:
     return rows
 
 
+def ctc(dims: dict[str, int], result: int) -> Rule:
+    """The loss of temporal classification: every tensor holds one sequence, target or length per example along its own dim."""
+
+    def rule(use: Use) -> Result:
+        refuse_numbers(use)
+        for name, dim in dims.items():
+            state, shape = use.state(use[name]), use.shape(use[name])
+            is_laid = isinstance(state, LAID) and (state.dim, state.outer, state.inner) == (dim, 1, 1)
+            if not (is_laid or isinstance(state, Constant)) or shape[dim] != use.symbol or use.axis(shape) != dim:
+                raise Mixes(f"{name} of ctc_loss does not hold one row per example along dimension {dim}",
+                            "give log_probs [T, B, C], targets [B, S] and lengths [B]")  # fmt: skip
+        return Batched(result)
+
+    return rule
+
+
+SEQUENCES = {"log_probs": 1, "targets": 0, "input_lengths": 0, "target_lengths": 0}
+
+
 def overloads(*names: str) -> list[Any]:
     """All functional overloads of the named ATen operations that this version of torch has."""
     packets = [getattr(aten, name) for name in names if hasattr(aten, name)]
@@ -253,6 +273,8 @@ CREATED = ("full", "zeros", "ones", "empty", "new_full", "new_zeros", "new_ones"
 
 RULES: dict[object, Rule] = {
     **recurrent_rules(),
+    LOSS: ctc(SEQUENCES, 0),
+    LOSS_BACKWARD: linear_in("grad")(ctc({"grad": 0, **SEQUENCES}, 1)),
     **{op: window(op, 2) for op in overloads(*POOLS)},
     **{op: window(op, 1) for op in overloads(*POOLS_1D)},
     **{op: window(op, 3) for op in overloads(*POOLS_3D)},

@@ -233,9 +233,17 @@ def unfold_backward(use: Use) -> Result:
     return laid(use)
 
 
-@keeps_zero
 def slice_backward(use: Use) -> Result:
-    """The adjoint of slice: zeros with the gradient in place."""
+    """The adjoint of slice. One number in some of several batches is as if each of those had it, between the others' zeros."""
+    state, dim = use.state(use.first), use["dim"] % len(use.result_shape())
+    if isinstance(state, Constant) and state.value != 0 and use.has_batch(use.result_shape()[dim]):
+        return filled(use, Uniform(dim, use.folded(use.shape(use.first)[dim]), 1))
+    return placed_slice(use)
+
+
+@keeps_zero
+def placed_slice(use: Use) -> Result:
+    """Zeros with the gradient in place."""
     state = laid(use)
     if use["dim"] % len(use.result_shape()) == state.dim and not full_range(
             use, use["start"], use["end"], use["step"], use.result_shape()[state.dim]):  # fmt: skip
