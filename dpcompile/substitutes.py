@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from dpcompile import torch_private
-from dpcompile.ir.errors import UnsupportedOperation, refusal
+from dpcompile.ir.errors import CaptureError, UnsupportedOperation, refusal
 from dpcompile.kernels.bags import follows_batch
 from dpcompile.kernels.matrix_exponential import matrix_exp
+from dpcompile.provenance import caller
 
 
 class DenseGradients(TorchFunctionMode):
@@ -51,7 +52,22 @@ class Substitutes(TorchFunctionMode):
     """Functions in elementary operations, mostly because torch's own fix the batch size while they are traced."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return SUBSTITUTES.get(func, func)(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if isinstance(kwargs.get("generator"), torch.Generator):
+            refuse_generator(func)
+        return SUBSTITUTES.get(func, func)(*args, **kwargs)
+
+
+def refuse_generator(func: Any) -> None:
+    """A torch.Generator would stand in the graph as one object that goes on from step to step, wherever the program makes it."""
+    raise CaptureError(
+        refusal(
+            f"{getattr(func, '__name__', func)} draws from a torch.Generator of the program's own",
+            caller(),
+            "making and seeding it is Python, of which a traced graph keeps nothing: its numbers would be others than forward's",
+            "leave generator= out (torch.manual_seed then seeds the draw), or draw outside and give the numbers as an argument",
+        )
+    )
 
 
 def pool(own: Callable[..., Tensor], count: int) -> Callable[..., Tensor]:

@@ -11,7 +11,7 @@ from oracle import errors, expect
 from torch import Tensor, nn
 from zoo_layers import Using
 
-from dpcompile import MixedExamplesError, dpcompile
+from dpcompile import CaptureError, MixedExamplesError, dpcompile
 
 
 def worst_error(model: nn.Module, *batch: Tensor) -> float:
@@ -74,3 +74,24 @@ def test_the_real_part_of_a_number_in_polar_form() -> None:
         return m.b(torch.polar(h.abs() + 0.1, h).real).square().sum(1)
 
     assert worst_error(Using(call, a=nn.Linear(4, 5), b=nn.Linear(5, 2)), inputs(4)) < 1e-9
+
+
+def test_numbers_drawn_from_a_generator_made_in_forward_are_refused_with_the_line() -> None:
+    def call(m: Any, x: Tensor) -> Tensor:
+        order = torch.randperm(5, generator=torch.Generator().manual_seed(2))
+        return m.b(m.a(x).index_select(1, order)).square().sum(1)
+
+    model = Using(call, a=nn.Linear(4, 5), b=nn.Linear(5, 2)).double()
+    with pytest.raises(CaptureError, match=r"(?s)randperm draws from a torch.Generator.*test_counterexamples.py:\d+"):
+        dpcompile(model)(inputs(4))
+
+
+def test_numbers_drawn_from_a_generator_that_the_model_holds_are_refused() -> None:
+    generator = torch.Generator()
+
+    def call(m: Any, x: Tensor) -> Tensor:
+        h = m.a(x)
+        return (h + torch.empty_like(h).normal_(generator=generator)).square().sum(1)
+
+    with pytest.raises(CaptureError, match="normal_ draws from a torch.Generator"):
+        dpcompile(Using(call, a=nn.Linear(4, 5)).double())(inputs(4))
