@@ -29,6 +29,7 @@ from dpcompile.ir.graph import Input, JointGraph, size_expression
 from dpcompile.kernels.bags import RegularBags
 from dpcompile.kernels.recurrent import RecurrentSites
 from dpcompile.losses import Program, check_losses, public_name
+from dpcompile.memory_layout import restore_strides
 from dpcompile.provenance import (
     COTANGENT,
     SourceLines,
@@ -82,6 +83,7 @@ def capture_once(program: Program, batch: Batch, hint: int) -> JointGraph:
     check_sizes(joint)
     take_buffer_updates(joint)
     simplify(joint.module)
+    restore_strides(joint.module)
     return joint
 
 

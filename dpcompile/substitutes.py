@@ -183,6 +183,14 @@ def gaussian_nll_loss(
     return loss.mean() if reduction == "mean" else loss.sum() if reduction == "sum" else loss
 
 
+def random_(input: Tensor, *bounds: int, **options: Any) -> Tensor:
+    """Tensor.random_ between two bounds, from the numbers that torch.randint draws for them: the name of torch's own operation,
+    `random.from`, is no Python."""
+    if len(bounds) != 2 or options:
+        return input.random_(*bounds, **options)
+    return input.copy_(torch.randint_like(input, *bounds))
+
+
 def is_one(size: int) -> bool:
     """Whether a size is the number 1, whatever the batch."""
     return isinstance(size, int) and size == 1
@@ -202,6 +210,7 @@ SUBSTITUTES: dict[Callable[..., Any], Callable[..., Any]] = {
     **dict.fromkeys((torch.matrix_exp, torch.linalg.matrix_exp, Tensor.matrix_exp), matrix_exp),
     F.gaussian_nll_loss: gaussian_nll_loss,
     torch.linalg.solve: solve,
+    Tensor.random_: random_,
 }
 
 

@@ -41,7 +41,7 @@ DRAWN = (
     "{0} + 0 * torch.empty_like({0}).exponential_()", "{0} + 0 * torch.empty_like({0}).log_normal_()",
     "{0} + 0 * torch.empty_like({0}).geometric_(0.5)", "{0} + 0 * torch.poisson(torch.ones_like({0}))",
     "{0} + 0 * torch.empty_like({0}).bernoulli_(0.5)",
-    "{0} + 0 * torch.binomial(torch.full_like({0}, 3.0), torch.full_like({0}, 0.5))",
+
     "F.alpha_dropout({0}, 0.0, training=True)", "{0} + 0 * torch.empty_like({0}).random_(0, 5)",
     "{0} + 0 * torch.empty_like({0}).bernoulli_(torch.full_like({0}, 0.5))", "F.rrelu({0}, 0.2, 0.2 + 1e-15, training=True)",
     "{0} + 0 * torch.empty_like({0}).cauchy_().tanh()",
@@ -77,7 +77,7 @@ VECTORS = (
     "{0}.unflatten(1, ({n}, 1)).squeeze(2)", "torch.cross({0}[:, :3], {0}[:, :3].roll(1, 1), dim=1)",
     "{0}[torch.arange({0}.shape[0])[:, None], {0}.argsort(1)]", "torch.cat([{0}, {0}.cos()]).tanh().chunk(2)[0]",
     "torch.vstack([{0}, {0}]).view(2, {0}.shape[0], {n}).sum(0)", "torch.stack([{0}, {0}.sin()]).sum(0)",
-    "{0}.clone().put_(torch.tensor([], dtype=torch.long), torch.tensor([]).double())",
+
     "(torch.multinomial({0}.detach().softmax(1), 1) * 0 + 1) * {0}", "torch.addmm({0}, {0}, torch.eye({n}).double())",
     "torch.mv({0}, torch.arange({n}).double()).unsqueeze(1) * 0.3",
     "torch.addmv({0}[:, 0], {0}, torch.ones({n}).double()).unsqueeze(1)", "{0}.T.t() * 2",

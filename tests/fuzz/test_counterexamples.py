@@ -14,6 +14,14 @@ from zoo_layers import Using
 from dpcompile import CaptureError, MixedExamplesError, dpcompile
 
 
+def is_exact_along_dimension_one(call: Any) -> bool:
+    """Whether a model whose examples lie along dimension 1 is exact."""
+    model, x = Using(call, a=nn.Linear(4, 3)).double(), torch.randn(2, 3, 4, dtype=torch.float64)
+    expected = expect(model, None, (x,), batch_dim=1)
+    step = dpcompile(model, batch_dim=1, max_grad_norm=expected.max_grad_norm)(x)
+    return max(errors(step, expected).values()) < 1e-9
+
+
 def worst_error(model: nn.Module, *batch: Tensor) -> float:
     """The largest relative error of a step of a model that returns its own losses."""
     model = model.double()
@@ -82,7 +90,7 @@ def test_numbers_drawn_from_a_generator_made_in_forward_are_refused_with_the_lin
         return m.b(m.a(x).index_select(1, order)).square().sum(1)
 
     model = Using(call, a=nn.Linear(4, 5), b=nn.Linear(5, 2)).double()
-    with pytest.raises(CaptureError, match=r"(?s)randperm draws from a torch.Generator.*test_counterexamples.py:\d+"):
+    with pytest.raises(CaptureError, match=r"(?s)randperm draws from a torch\.Generator.*test_counterexamples.py:\d+"):
         dpcompile(model)(inputs(4))
 
 
@@ -93,5 +101,22 @@ def test_numbers_drawn_from_a_generator_that_the_model_holds_are_refused() -> No
         h = m.a(x)
         return (h + torch.empty_like(h).normal_(generator=generator)).square().sum(1)
 
-    with pytest.raises(CaptureError, match="normal_ draws from a torch.Generator"):
+    with pytest.raises(CaptureError, match=r"normal_ draws from a torch\.Generator"):
         dpcompile(Using(call, a=nn.Linear(4, 5)).double())(inputs(4))
+
+
+@pytest.mark.parametrize("loss", [F.smooth_l1_loss, F.huber_loss, F.mse_loss])
+def test_losses_of_permuted_values_whose_gradients_lie_in_memory_otherwise_than_traced(loss: Any) -> None:
+    def call(m: Any, x: Tensor) -> Tensor:
+        h = m.a(x).unsqueeze(1).movedim(2, 0)
+        return loss(h, h.detach() + 0.5, reduction="none").flatten(1).sum(1)
+
+    assert is_exact_along_dimension_one(call)
+
+
+def test_whole_numbers_drawn_in_place_between_two_bounds() -> None:
+    def call(m: Any, x: Tensor) -> Tensor:
+        h = m.a(x)
+        return m.b(h + 0 * torch.empty_like(h).random_(2, 5)).square().sum(1)
+
+    assert worst_error(Using(call, a=nn.Linear(4, 5), b=nn.Linear(5, 2)), inputs(4)) < 1e-9
