@@ -29,7 +29,6 @@ from dpcompile.ir.graph import Input, JointGraph, size_expression
 from dpcompile.kernels.bags import RegularBags
 from dpcompile.kernels.recurrent import RecurrentSites
 from dpcompile.losses import Program, check_losses, public_name
-from dpcompile.memory_layout import restore_strides
 from dpcompile.provenance import (
     COTANGENT,
     SourceLines,
@@ -42,6 +41,7 @@ from dpcompile.provenance import (
 from dpcompile.python_state import check_after, check_before, kept_lists
 from dpcompile.simplify import simplify
 from dpcompile.substitutes import DenseGradients, Substitutes, traceable_modules
+from dpcompile.views import Replay, relax_views
 
 HINTS = (23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109, 113)
 
@@ -83,7 +83,7 @@ def capture_once(program: Program, batch: Batch, hint: int) -> JointGraph:
     check_sizes(joint)
     take_buffer_updates(joint)
     simplify(joint.module)
-    restore_strides(joint.module)
+    relax_views(joint.module)
     return joint
 
 
@@ -170,7 +170,7 @@ def traced(step: Step, mode: torch_private.Fakes, tensors: list[Tensor]) -> fx.G
             module = first_trace(step, tensors)
         if any(is_mutation(node) for node in module.graph.nodes):
             with torch_private.tracing_context(mode):
-                replay = fx.Interpreter(module)
+                replay = Replay(module)
                 module = torch_private.trace(
                     functionalize(lambda *args: replay.run(*args, enable_io_processing=False), remove="mutations"),
                     tensors,

@@ -120,3 +120,16 @@ def test_whole_numbers_drawn_in_place_between_two_bounds() -> None:
         return m.b(h + 0 * torch.empty_like(h).random_(2, 5)).square().sum(1)
 
     assert worst_error(Using(call, a=nn.Linear(4, 5), b=nn.Linear(5, 2)), inputs(4)) < 1e-9
+
+
+def test_views_of_gradients_whose_strides_are_those_of_one_operand_or_the_other() -> None:
+    def call(m: Any, x: Tensor) -> Tensor:
+        return m.b(F.elu(m.a(x).transpose(0, 1)).transpose(0, 1).flatten(1)).square().sum(1)
+
+    def attended(m: Any, x: Tensor) -> Tensor:
+        h = m.a(x, x, x, need_weights=False)[0] * m.w.cumsum(0) * m.w.amax()
+        return F.smooth_l1_loss(h, h.detach() + 0.5, reduction="none").flatten(1).sum(1)
+
+    weight = nn.Parameter(torch.randn(4))
+    assert worst_error(Using(call, a=nn.Linear(4, 5), b=nn.Linear(15, 2)), inputs(3, 4)) < 1e-9
+    assert worst_error(Using(attended, a=nn.MultiheadAttention(4, 2, batch_first=True), w=weight), inputs(3, 4)) < 1e-9
