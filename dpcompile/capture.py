@@ -41,6 +41,7 @@ from dpcompile.provenance import (
 from dpcompile.python_state import check_after, check_before, containers_of, grown, restore, written
 from dpcompile.simplify import simplify
 from dpcompile.substitutes import DenseGradients, Substitutes, traceable_modules
+from dpcompile.views import Replay, relax_views
 
 HINTS = (23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109, 113)
 
@@ -84,6 +85,7 @@ def capture_once(program: Program, batch: Batch, hint: int) -> JointGraph:
     check_sizes(joint)
     take_buffer_updates(joint)
     simplify(joint.module)
+    relax_views(joint.module)
     return joint
 
 
@@ -170,7 +172,7 @@ def traced(step: Step, mode: torch_private.Fakes, tensors: list[Tensor]) -> fx.G
             module = first_trace(step, tensors)
         if any(is_mutation(node) for node in module.graph.nodes):
             with torch_private.tracing_context(mode):
-                replay = fx.Interpreter(module)
+                replay = Replay(module)
                 module = torch_private.trace(
                     functionalize(lambda *args: replay.run(*args, enable_io_processing=False), remove="mutations"),
                     tensors,

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from dpcompile import torch_private
-from dpcompile.ir.errors import UnsupportedOperation, refusal
+from dpcompile.ir.errors import CaptureError, UnsupportedOperation, refusal
 from dpcompile.kernels.bags import follows_batch
 from dpcompile.kernels.batch_norm import BATCH_NORM
 from dpcompile.kernels.ctc import traced_ctc_loss
 from dpcompile.kernels.matrix_exponential import matrix_exp
+from dpcompile.provenance import caller
 
 
 class DenseGradients(TorchFunctionMode):
@@ -53,7 +54,22 @@ class Substitutes(TorchFunctionMode):
     """Functions in elementary operations, mostly because torch's own fix the batch size while they are traced."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return SUBSTITUTES.get(func, func)(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if isinstance(kwargs.get("generator"), torch.Generator):
+            refuse_generator(func)
+        return SUBSTITUTES.get(func, func)(*args, **kwargs)
+
+
+def refuse_generator(func: Any) -> None:
+    """A torch.Generator would stand in the graph as one object that goes on from step to step, wherever the program makes it."""
+    raise CaptureError(
+        refusal(
+            f"{getattr(func, '__name__', func)} draws from a torch.Generator of the program's own",
+            caller(),
+            "making and seeding it is Python, of which a traced graph keeps nothing: its numbers would be others than forward's",
+            "leave generator= out (torch.manual_seed then seeds the draw), or draw outside and give the numbers as an argument",
+        )
+    )
 
 
 def pool(own: Callable[..., Tensor], count: int) -> Callable[..., Tensor]:
@@ -169,6 +185,14 @@ def gaussian_nll_loss(
     return loss.mean() if reduction == "mean" else loss.sum() if reduction == "sum" else loss
 
 
+def random_(input: Tensor, *bounds: int, **options: Any) -> Tensor:
+    """Tensor.random_ between two bounds, from the numbers that torch.randint draws for them: the name of torch's own operation,
+    `random.from`, is no Python."""
+    if len(bounds) != 2 or options:
+        return input.random_(*bounds, **options)
+    return input.copy_(torch.randint_like(input, *bounds))
+
+
 def is_one(size: int) -> bool:
     """Whether a size is the number 1, whatever the batch."""
     return isinstance(size, int) and size == 1
@@ -190,6 +214,7 @@ SUBSTITUTES: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.linalg.solve: solve,
     **BATCH_NORM,
     **dict.fromkeys((F.ctc_loss, torch.ctc_loss), traced_ctc_loss),
+    Tensor.random_: random_,
 }
 
 

@@ -171,6 +171,7 @@ POINTWISE: tuple[Sample, ...] = (
     *random_like(aten.bernoulli.p, 0.5),
     *(s for op in (aten.rand_like.default, aten.randn_like.default) for s in random_like(op)),
     *random_like(aten.randint_like.default, 7),
+    *random_like(aten.randint_like.low_dtype, 2, 7),
     *every_layout(aten.native_dropout.default, (5,), 0.0, True),
     *random_like(aten.native_dropout.default, 0.5, True),
     call(aten.native_dropout.default, batched(N, 5), Size(lambda b: b / (b + 1)), True, drawn=True),

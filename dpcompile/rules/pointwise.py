@@ -120,6 +120,7 @@ RULES: dict[object, Rule] = {
     aten.rand_like.default: random_like,
     aten.randn_like.default: random_like,
     aten.randint_like.default: random_like,
+    aten.randint_like.low_dtype: random_like,
     **dict.fromkeys(DRAWN, random_like),
     aten._standard_gamma_grad.default: pointwise,
     aten._dirichlet_grad.default: pointwise,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from fuzz.program import Input, Program, Statement, drawn
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 EXAMPLES = 13
@@ -55,10 +55,10 @@ class Value:
 
 
 class Builder:
-    """A program in the making; `draw` is hypothesis'."""
+    """A program in the making; `chance` decides."""
 
-    def __init__(self, draw: Callable[[Any], Any], inputs: Sequence[Input]) -> None:
-        self.draw = draw
+    def __init__(self, chance: random.Random, inputs: Sequence[Input]) -> None:
+        self.chance = chance
         self.inputs = tuple(inputs)
         self.module = nn.Module()
         self.parts: dict[str, str] = {}
@@ -69,10 +69,10 @@ class Builder:
         self.values = {value.name: value for value in made}
 
     def choose(self, options: Sequence[Any]) -> Any:
-        """One of these; the first is the simplest."""
+        """One of these."""
         if not options:
             raise Unfit
-        return self.draw(st.sampled_from(list(options)))
+        return self.chance.choice(options)
 
     def choose_named(self, table: dict[str, Any]) -> Any:
         """One row of a table."""
@@ -82,7 +82,7 @@ class Builder:
         """A number between these, both included."""
         if low > high:
             raise Unfit
-        return self.draw(st.integers(low, high))
+        return self.chance.randint(low, high)
 
     def rarely(self, one_in: int) -> bool:
         """True once in so many times."""
@@ -112,7 +112,7 @@ class Builder:
 
     def build(self, name: str) -> None:
         """Make a part and hand it to the module."""
-        with torch.random.fork_rng():  # what is drawn next depends on values, and hypothesis draws everything twice
+        with torch.random.fork_rng():  # what is drawn next depends on values
             torch.manual_seed(len(self.parts))
             made = eval(self.parts[name], {"torch": torch, "nn": nn})
         setattr(self.module, name, nn.Parameter(made.double()) if isinstance(made, Tensor) else made.double())

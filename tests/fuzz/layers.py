@@ -75,6 +75,15 @@ def conv2d(b: Builder) -> object:
     return b.add("conv2d", f"{layer}({{0}})", value)
 
 
+def conv3d(b: Builder) -> object:
+    """nn.Conv3d and its transpose."""
+    value = fitting(b, 5)
+    channels = value.shape[1]
+    kind = b.choose(("nn.Conv3d", "nn.Conv3d", "nn.ConvTranspose3d"))
+    options = f"stride={b.number(1, 2)}, padding={b.number(0, 1)}, groups={b.choose((1, channels))}"
+    return b.add("conv3d", f"{b.part(f'{kind}({channels}, {channels}, {b.choose((1, 2, (2, 1, 2)))}, {options})')}({{0}})", value)
+
+
 def layer_norm(b: Builder) -> object:
     """nn.LayerNorm and nn.RMSNorm over the last dimension or the last two."""
     value = b.value(lambda v: last_is_free(v) and v.shape[-1] > 2)
@@ -90,7 +99,7 @@ def layer_norm(b: Builder) -> object:
 
 def channel_norm(b: Builder) -> object:
     """nn.GroupNorm, nn.InstanceNorm and nn.BatchNorm in evaluation mode on [B, C, ...]."""
-    value = b.value(lambda v: v.dim == 0 and v.rank in (3, 4) and v.tensor[0, 0].numel() > 2)
+    value = b.value(lambda v: v.dim == 0 and v.rank in (3, 4, 5) and v.tensor[0, 0].numel() > 2)
     if not varies(value, tuple(range(2, value.rank))):
         raise Unfit
     channels, dims = value.shape[1], value.rank - 2
@@ -220,8 +229,8 @@ def class_token(b: Builder) -> object:
 
 
 LAYERS: dict[str, Operation] = {
-    "linear": linear, "tie": tie, "conv1d": conv1d, "conv2d": conv2d, "layer norm": layer_norm, "channel norm": channel_norm,
-    "embedding": embedding, "recurrent": recurrent, "cell": cell, "attention": attention, "encoder": encoder, "prelu": prelu,
-    "bilinear": bilinear, "functional weight": functional_weight, "elementwise weight": elementwise_weight,
-    "class token": class_token,
+    "linear": linear, "tie": tie, "conv1d": conv1d, "conv2d": conv2d, "conv3d": conv3d, "layer norm": layer_norm,
+    "channel norm": channel_norm, "embedding": embedding, "recurrent": recurrent, "cell": cell, "attention": attention,
+    "encoder": encoder, "prelu": prelu, "bilinear": bilinear, "functional weight": functional_weight,
+    "elementwise weight": elementwise_weight, "class token": class_token,
 }  # fmt: skip

@@ -27,6 +27,12 @@ TEMPLATES = (
     "{0} + {0}.new_ones({0}.shape).cumsum({e})", "{0} * torch.linspace(0, 1, {0}.shape[{e}]).reshape({only_e})",
     "{0} / torch.ones_like({0}).sum({e}, keepdim=True)", "F.dropout({0}, 0.0) + {0}.amin()",
     "{0}.where({0} > {0}.mean({e}, keepdim=True), 0.1 * {0})", "{0}.transpose({e}, {d}).reshape({0}.shape)",
+    "{0}.put(torch.tensor([0]), torch.tensor([0.5]).double())", "{0} + torch.take({0}, torch.tensor([0]))",
+    "{0} * {0}.max()", "{0} - {0}.min()", "{0} - {0}.nanmedian()", "{0} * {0}.norm()", "{0} - {0}.var()",
+    "{0} * (1 + 0.1 * {0}).prod()",
+    "{0} * ({0} > 9).all()", "{0} * ({0} > 0).any()", "{0} * ({0} > 0).count_nonzero()", "{0} - {0}.std()", "{0} - {0}.nansum()",
+    "{0} * ({0} > 0).argmax()", "torch.cdist({0}.flatten(1), {0}.flatten(1)) @ {0}.flatten(1)",
+    "{0} * torch.dot({0}.flatten(), {0}.flatten())",
     "{0}.flatten().roll(1).reshape({0}.shape)", "{0}.flatten().cumsum(0).reshape({0}.shape) * 0.1",
 )  # fmt: skip
 

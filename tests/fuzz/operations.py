@@ -60,7 +60,7 @@ ALONG = (
     "torch.where(torch.arange({n}).reshape({only_d}) < {k}, {0}, 0.2)", "{0} / (1 + ({0} + 0.1).norm(dim={d}, keepdim=True))",
     "torch.trapezoid({0}, dim={d})", "{0}.repeat({twice_d})", "{0}.tile({twice_d})",
     "{0}.unsqueeze({d}).expand_as(torch.stack([{0}, {0}], {d}))", "{0}.movedim({d}, -1)",
-    "{0}.index_select({d}, torch.randperm({n}, generator=torch.Generator().manual_seed({i})))",
+    "{0}.index_select({d}, torch.arange({n}).roll({i}))",
 )  # fmt: skip
 
 REDUCE = (

@@ -11,7 +11,15 @@ from oracle import errors, expect
 from torch import Tensor, nn
 from zoo_layers import Using
 
-from dpcompile import MixedExamplesError, dpcompile
+from dpcompile import CaptureError, MixedExamplesError, dpcompile
+
+
+def is_exact_along_dimension_one(call: Any) -> bool:
+    """Whether a model whose examples lie along dimension 1 is exact."""
+    model, x = Using(call, a=nn.Linear(4, 3)).double(), torch.randn(2, 3, 4, dtype=torch.float64)
+    expected = expect(model, None, (x,), batch_dim=1)
+    step = dpcompile(model, batch_dim=1, max_grad_norm=expected.max_grad_norm)(x)
+    return max(errors(step, expected).values()) < 1e-9
 
 
 def worst_error(model: nn.Module, *batch: Tensor) -> float:
@@ -74,3 +82,54 @@ def test_the_real_part_of_a_number_in_polar_form() -> None:
         return m.b(torch.polar(h.abs() + 0.1, h).real).square().sum(1)
 
     assert worst_error(Using(call, a=nn.Linear(4, 5), b=nn.Linear(5, 2)), inputs(4)) < 1e-9
+
+
+def test_numbers_drawn_from_a_generator_made_in_forward_are_refused_with_the_line() -> None:
+    def call(m: Any, x: Tensor) -> Tensor:
+        order = torch.randperm(5, generator=torch.Generator().manual_seed(2))
+        return m.b(m.a(x).index_select(1, order)).square().sum(1)
+
+    model = Using(call, a=nn.Linear(4, 5), b=nn.Linear(5, 2)).double()
+    with pytest.raises(CaptureError, match=r"(?s)randperm draws from a torch\.Generator.*test_counterexamples.py:\d+"):
+        dpcompile(model)(inputs(4))
+
+
+def test_numbers_drawn_from_a_generator_that_the_model_holds_are_refused() -> None:
+    generator = torch.Generator()
+
+    def call(m: Any, x: Tensor) -> Tensor:
+        h = m.a(x)
+        return (h + torch.empty_like(h).normal_(generator=generator)).square().sum(1)
+
+    with pytest.raises(CaptureError, match=r"normal_ draws from a torch\.Generator"):
+        dpcompile(Using(call, a=nn.Linear(4, 5)).double())(inputs(4))
+
+
+@pytest.mark.parametrize("loss", [F.smooth_l1_loss, F.huber_loss, F.mse_loss])
+def test_losses_of_permuted_values_whose_gradients_lie_in_memory_otherwise_than_traced(loss: Any) -> None:
+    def call(m: Any, x: Tensor) -> Tensor:
+        h = m.a(x).unsqueeze(1).movedim(2, 0)
+        return loss(h, h.detach() + 0.5, reduction="none").flatten(1).sum(1)
+
+    assert is_exact_along_dimension_one(call)
+
+
+def test_whole_numbers_drawn_in_place_between_two_bounds() -> None:
+    def call(m: Any, x: Tensor) -> Tensor:
+        h = m.a(x)
+        return m.b(h + 0 * torch.empty_like(h).random_(2, 5)).square().sum(1)
+
+    assert worst_error(Using(call, a=nn.Linear(4, 5), b=nn.Linear(5, 2)), inputs(4)) < 1e-9
+
+
+def test_views_of_gradients_whose_strides_are_those_of_one_operand_or_the_other() -> None:
+    def call(m: Any, x: Tensor) -> Tensor:
+        return m.b(F.elu(m.a(x).transpose(0, 1)).transpose(0, 1).flatten(1)).square().sum(1)
+
+    def attended(m: Any, x: Tensor) -> Tensor:
+        h = m.a(x, x, x, need_weights=False)[0] * m.w.cumsum(0) * m.w.amax()
+        return F.smooth_l1_loss(h, h.detach() + 0.5, reduction="none").flatten(1).sum(1)
+
+    weight = nn.Parameter(torch.randn(4))
+    assert worst_error(Using(call, a=nn.Linear(4, 5), b=nn.Linear(15, 2)), inputs(3, 4)) < 1e-9
+    assert worst_error(Using(attended, a=nn.MultiheadAttention(4, 2, batch_first=True), w=weight), inputs(3, 4)) < 1e-9
