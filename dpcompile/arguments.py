@@ -15,6 +15,8 @@ from dpcompile.measure.cache import load, nearest_row
 from dpcompile.plan.plan import Plan
 from dpcompile.plan.saved import SavedPlan, load_plan
 
+SMALLEST_NORM = 1e-9
+"""Squares of float32 numbers vanish below 1e-38, so that squared norms may be low by 1e-24: nothing beside this one's."""
 SCHEDULES = ("auto", "one-pass", "two-pass", "microbatch")
 
 
@@ -23,6 +25,11 @@ def positive(max_grad_norm: Any) -> float:
     is_number = isinstance(max_grad_norm, Real) or (isinstance(max_grad_norm, Tensor) and max_grad_norm.numel() == 1)
     if not is_number or isinstance(max_grad_norm, bool) or not 0 < max_grad_norm < float("inf"):
         raise InvalidInput(f"max_grad_norm must be a positive finite number, got {max_grad_norm!r}")
+    if max_grad_norm < SMALLEST_NORM:
+        raise InvalidInput(
+            f"max_grad_norm={float(max_grad_norm):g} is below {SMALLEST_NORM:g}, where squares of gradients vanish in float32 "
+            "and norms come out too small; multiply the loss and max_grad_norm by the same large number"
+        )
     return float(max_grad_norm)
 
 

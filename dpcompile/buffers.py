@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from dpcompile.ir.errors import CaptureError, refusal
-from dpcompile.ir.graph import JointGraph
+from dpcompile.ir.graph import JointGraph, operand_node
 from dpcompile.losses import public_name
 
 aten = torch.ops.aten
@@ -36,6 +36,19 @@ def write_assigned(given: Mapping[str, Tensor], left: Mapping[str, Tensor], trai
             before.copy_(now)
 
 
+def check_is_buffer(name: str, buffers: frozenset[str], written: fx.Node) -> None:
+    """Refuse writes to frozen parameters; `written` is their new value."""
+    if name not in buffers:
+        raise CaptureError(
+            refusal(
+                f"forward writes to {name}, a parameter without requires_grad",
+                written.meta.get("source_line", ""),
+                "only buffers are state that forward may change; a parameter is changed by its optimizer, between steps",
+                "register it with register_buffer (a teacher's parameters, too), or update it outside of forward",
+            )
+        )
+
+
 def take_buffer_updates(joint: JointGraph) -> None:
     """Turn trailing writes to buffers into outputs; refuse writes to trainable parameters."""
     names = {node: item for item, node in zip(joint.inputs, joint.graph.find_nodes(op="placeholder"), strict=True)}
@@ -47,6 +60,7 @@ def take_buffer_updates(joint: JointGraph) -> None:
         if item.kind == "parameter":
             raise CaptureError(f"parameter {item.name} is written to in forward; update it outside the model")
         if item.kind == "state":
+            check_is_buffer(item.name, joint.buffers, operand_node(node, 1))
             outputs["buffer", item.name] = node.args[1]
         node.replace_all_uses_with(node.args[1])
         joint.graph.erase_node(node)

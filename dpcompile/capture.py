@@ -22,7 +22,7 @@ from torch.func import functional_call, functionalize
 from dpcompile import torch_private
 from dpcompile.batch import Batch
 from dpcompile.buffers import take_buffer_updates, write_assigned
-from dpcompile.conditions import check_every_way
+from dpcompile.conditions import SMALLEST, check_every_way, check_same, first_unmet, takes_known_way, way_of
 from dpcompile.constants import check_constants
 from dpcompile.ir.errors import CaptureError, DPCompileError, InvalidInput, refusal
 from dpcompile.ir.graph import Input, JointGraph, size_expression
@@ -38,7 +38,17 @@ from dpcompile.provenance import (
     lines_of_backward,
     record_places,
 )
-from dpcompile.python_state import check_after, check_before, containers_of, grown, restore, written
+from dpcompile.python_state import (
+    check_after,
+    check_before,
+    containers_of,
+    grown,
+    newly_registered,
+    registered_in,
+    restore,
+    without_python_draws,
+    written,
+)
 from dpcompile.simplify import simplify
 from dpcompile.substitutes import DenseGradients, Substitutes, traceable_modules
 from dpcompile.views import Replay, relax_views
@@ -52,9 +62,34 @@ def capture(program: Program, batch: Batch) -> JointGraph:
     static = {int(size) for tensor in tensors for size in tensor.shape}
     hint = next(number for number in HINTS if number not in static)
     joint = capture_once(program, batch, hint)
-    joint.sizes = tuple(check_every_way(lambda other: capture_once(program, batch, other), joint, hint))
+    sizes, joint.ways = check_every_way(lambda other: capture_once(program, batch, other), joint, hint)
+    joint.sizes = tuple(sizes)
     joint.conditions = len(torch_private.guards(joint.fakes))
     return joint
+
+
+def admit(joint: JointGraph, program: Program, batch: Batch, size: int) -> None:
+    """Make sure that a batch of this size takes a way that was traced, or trace it; raises CaptureError where its graph would be
+    another one. The search for ways ends somewhere, so that every new size is looked at once more when it comes."""
+    if size in joint.admitted or size < SMALLEST:
+        return
+    if not takes_known_way(joint.ways, size):
+        other = capture_once(program, batch, size)
+        check_same(joint, other, size, first_unmet(joint.ways, size))
+        joint.ways.append(way_of(other))
+    joint.admitted.add(size)
+
+
+def check_admitted(joint: JointGraph, size: int) -> None:
+    """Refuse a batch size that no traced way is known to take, where the captured graph is there no more to compare with."""
+    if size >= SMALLEST and not takes_known_way(joint.ways, size):
+        condition = first_unmet(joint.ways, size)
+        raise CaptureError(
+            refusal(f"a batch of {size} examples was not traced", condition.line, f"tracing relied on {condition}", FEWER)
+        )
+
+
+FEWER = "call it on fewer examples at a time"
 
 
 def capture_once(program: Program, batch: Batch, hint: int) -> JointGraph:
@@ -69,17 +104,18 @@ def capture_once(program: Program, batch: Batch, hint: int) -> JointGraph:
     held = [torch_private.fake(mode, t, None, hint) for t in (*parameters.values(), *state.values())]
     step = Step(program, list(parameters), list(state), batch, dims)
     check_before(program)
-    containers = containers_of(program)
-    with preserved(program) as saved:
+    containers, registered = containers_of(program), registered_in(program)
+    with preserved(program) as saved, without_python_draws():
         module = traced(step, mode, [*held, *fakes])
         check_after(program, saved)
-        kept = (*written(program, saved), *grown(containers))
+        kept = (*written(program, saved), *grown(containers), *newly_registered(program, registered))
     inputs = [Input("parameter", public_name(n)) for n in parameters] + [Input("state", public_name(n)) for n in state]
     for (path, dim), leaf in zip(batch.layout.tensor_dims(), batch.tensors, strict=True):
         inputs.append(Input("shared" if dim is None else "batch", path, dim if leaf.dim() else None))
     symbol = batch_symbol(mode, fakes, dims)
     outputs = [("losses", "")] + [("gradient", public_name(n)) for n in parameters]
-    joint = JointGraph(module, inputs, outputs, symbol, mode, kept=kept)
+    names = frozenset(public_name(name) for name, _ in program.named_buffers())
+    joint = JointGraph(module, inputs, outputs, symbol, mode, kept=kept, buffers=names)
     record_places(joint)
     check_constants(joint, program, batch)
     check_sizes(joint)

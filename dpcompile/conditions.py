@@ -3,7 +3,9 @@
 A trace at one batch size takes one way through the program's branches and leaves the conditions that it met, in order. For
 each of them a batch size is searched that meets all conditions before it and fails this one; if no way that is known is
 taken at that size, the program is traced there too, and the conditions met on that way are followed likewise. One example
-is compared on numbers (`analysis.independence`), none never runs the graph.
+is compared on numbers (`analysis.independence`), none never runs the graph. The search looks at sizes up to SCANNED and at
+numbers that stand in the conditions; a size that comes later and meets the conditions of no known way is traced then
+(`capture.admit`).
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from dpcompile.ir.errors import CaptureError, refusal
 from dpcompile.ir.graph import JointGraph, size_expression, value
 
 B = sympy.Symbol("B", integer=True, positive=True)
+SMALLEST = 2  # one example is compared on numbers
 SCANNED = 4096  # sizes up to which a way is searched one by one; beyond, at the numbers that stand in the conditions
 LARGEST = 2**20
 MOST = 16  # ways through one program
@@ -57,14 +60,15 @@ class Condition:
 Way = Sequence[Condition]
 
 
-def check_every_way(recapture: Callable[[int], JointGraph], joint: JointGraph, hint: int) -> list[int]:
-    """Trace every way through the program; all must give one graph. Returns the batch sizes that were traced."""
-    ways, sizes, pending = [way_of(joint)], [hint], [way_of(joint)]
+def check_every_way(recapture: Callable[[int], JointGraph], joint: JointGraph, hint: int) -> tuple[list[int], list[Way]]:
+    """Trace every way through the program; all must give one graph. Returns the batch sizes that were traced and their ways."""
+    ways: list[Way] = [way_of(joint)]
+    sizes, pending = [hint], [ways[0]]
     while pending:
         way = pending.pop()
         for place, condition in enumerate(way):
             size = leading_off(way[:place], condition)
-            if size is None or size in sizes or any(all(c(size) for c in known) for known in ways):
+            if size is None or size in sizes or takes_known_way(ways, size):
                 continue
             if len(sizes) == MOST:
                 raise CaptureError(
@@ -75,7 +79,17 @@ def check_every_way(recapture: Callable[[int], JointGraph], joint: JointGraph, h
             sizes.append(size)
             ways.append(way_of(other))
             pending.append(ways[-1])
-    return sizes
+    return sizes, ways
+
+
+def takes_known_way(ways: Sequence[Way], size: int) -> bool:
+    """Whether a batch of this size meets all conditions of some way."""
+    return any(all(condition(size) for condition in way) for way in ways)
+
+
+def first_unmet(ways: Sequence[Way], size: int) -> Condition:
+    """The first condition of the first way that a batch of this size does not meet."""
+    return next(condition for condition in ways[0] if not condition(size))
 
 
 WAY_OUT = "remove the branch on the batch size, or choose the path by an argument"
@@ -98,9 +112,10 @@ def leading_off(before: Way, condition: Condition) -> int | None:
 def candidates(conditions: Way) -> Iterator[int]:
     """Batch sizes of at least 2: those near the numbers that stand in the conditions, then all up to SCANNED."""
     numbers = {number for condition in conditions for number in condition.numbers}
+    numbers |= {large // small for large in numbers for small in numbers if 1 < small < large} | set(map(math.isqrt, numbers))
     near = {number + step for number in numbers for step in (-1, 0, 1)}
-    yield from sorted(n for n in near if 2 <= n < LARGEST)
-    yield from range(2, SCANNED + 1)
+    yield from sorted(n for n in near if SMALLEST <= n < LARGEST)
+    yield from range(SMALLEST, SCANNED + 1)
 
 
 def check_same(joint: JointGraph, other: JointGraph, size: int, condition: Condition) -> None:

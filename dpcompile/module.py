@@ -21,7 +21,7 @@ from dpcompile.ir.errors import InvalidInput, StrategyError
 from dpcompile.ir.printer import format_graph
 from dpcompile.losses import make_program, public_name
 from dpcompile.per_example import per_example_gradients
-from dpcompile.pipeline import Compiled, Options, Stage, compile_step
+from dpcompile.pipeline import Compiled, Options, Stage, admit_size, compile_step
 from dpcompile.plan.plan import Plan
 from dpcompile.plan.saved import SavedPlan
 from dpcompile.report.text import Report
@@ -118,6 +118,7 @@ class PrivateModule(nn.Module):
         limit = torch.as_tensor(positive(self.max_grad_norm), dtype=torch.float64, device=flat.tensors[0].device)
         total, raws = dict[str, Tensor](), list[Raw]()
         for tensors, part in chunks(flat, counted, compiled.plan.microbatch):
+            admit_size(compiled, self.program, flat, len(part))
             raw = compiled.runner(tensors, part, limit)
             for name, gradient in raw.gradients.items():
                 total[name] = total[name].add_(gradient) if name in total else gradient

@@ -15,7 +15,7 @@ from dpcompile.analysis.independence import check_independence
 from dpcompile.analysis.kept import check_kept
 from dpcompile.analysis.sites import find_sites
 from dpcompile.batch import Batch
-from dpcompile.capture import capture
+from dpcompile.capture import admit, capture
 from dpcompile.cost.hardware import Hardware
 from dpcompile.forecast.forecast import Outlook
 from dpcompile.forecast.rewriting import Source
@@ -140,6 +140,14 @@ def compile_gradients(program: Program, batch: Batch, options: Options) -> Graph
     order_nodes(joint)
     recorder.keep("emit_per_example_gradients", joint)
     return GraphCall(joint, program, options.backend)
+
+
+def admit_size(compiled: Compiled, program: Program, batch: Batch, size: int) -> None:
+    """Refuse a number of examples for which the program would be another graph."""
+    joint = compiled.outlook.source.joint
+    if size not in joint.admitted:
+        with TRACING, torch.inference_mode(False), torch.enable_grad():
+            admit(joint, program, batch, size)
 
 
 def compile_step(program: Program, batch: Batch, options: Options) -> Compiled:

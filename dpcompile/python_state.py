@@ -6,10 +6,13 @@ the sum and not each example's gradient; all are refused before anything is comp
 
 from __future__ import annotations
 
+import contextlib
+import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -92,6 +95,39 @@ def grown(held: Held) -> tuple[str, ...]:
         if not is_same(before, now):
             raise CaptureError(changed_list(path))
     return tuple(found)
+
+
+def registered_in(program: nn.Module) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """The parameters, buffers and modules of every module: path, dict, and what stands in it."""
+    kinds = ("_parameters", "_buffers", "_modules")
+    return [(name, module.__dict__[k], dict(module.__dict__[k])) for name, module in program.named_modules() for k in kinds]
+
+
+def newly_registered(program: nn.Module, before: list[tuple[str, dict[str, Any], dict[str, Any]]]) -> tuple[str, ...]:
+    """Parameters, buffers and modules that forward has put where none or others were."""
+    return tuple(path_of(name, n) for name, now, old in before for n, held in now.items() if held is not old.get(n))
+
+
+@contextlib.contextmanager
+def without_python_draws() -> Iterator[None]:
+    """Refuse a forward that draws from Python's or NumPy's generators, whose state is left as it was."""
+    before: tuple[Any, Any] = random.getstate(), np.random.get_state()
+    try:
+        yield
+        now: tuple[Any, Any] = random.getstate(), np.random.get_state()
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+    for name, old, new in zip(("Python's random", "numpy.random"), before, now, strict=True):
+        if any(not np.array_equal(a, b) for a, b in zip(old[1:], new[1:], strict=True)):
+            raise CaptureError(
+                refusal(
+                    f"forward draws from {name}",
+                    "",
+                    "a trace runs Python once, so that the number that was drawn would be there again at every step",
+                    "draw with torch (torch.rand), or outside, and give the number as an argument",
+                )
+            )
 
 
 def is_same(before: Entries, now: Entries) -> bool:

@@ -55,9 +55,26 @@ class Substitutes(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func == SET_DATA:
+            refuse_data()
         if isinstance(kwargs.get("generator"), torch.Generator):
             refuse_generator(func)
         return SUBSTITUTES.get(func, func)(*args, **kwargs)
+
+
+SET_DATA = Tensor.data.__set__  # type: ignore[attr-defined]
+
+
+def refuse_data() -> None:
+    """Assignment to .data happens behind the trace's back."""
+    raise CaptureError(
+        refusal(
+            "forward assigns to .data of a tensor",
+            caller(),
+            "that leaves no operation in the graph, so that the tensor would be the old one again at the next step",
+            "write to a buffer in place (copy_), or change the tensor outside of forward",
+        )
+    )
 
 
 def refuse_generator(func: Any) -> None:

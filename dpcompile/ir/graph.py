@@ -37,7 +37,9 @@ class JointGraph:
     outputs: ("losses", ""), ("gradient", parameter name), ("buffer", buffer name), later also ("norms", ""), ...
     symbol: the one free batch size. fakes: the fake mode that owns it. notes: facts for the report. sizes: the batch sizes
     at which the program was traced, with one and the same graph. conditions: how many conditions on sizes tracing has met.
-    kept: attributes of modules that forward has written and left for its next call.
+    kept: attributes of modules that forward has written and left for its next call. buffers: the names of the state that
+    forward may write to. ways: the conditions on the batch size that each traced way met. admitted: batch sizes that are known
+    to take one of these ways.
     """
 
     module: fx.GraphModule
@@ -50,6 +52,9 @@ class JointGraph:
     sizes: tuple[int, ...] = ()
     conditions: int = 0
     kept: tuple[str, ...] = ()
+    buffers: frozenset[str] = frozenset()
+    ways: list[Any] = field(default_factory=list)
+    admitted: set[int] = field(default_factory=set)
 
     @property
     def graph(self) -> fx.Graph:
