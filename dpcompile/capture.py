@@ -204,7 +204,7 @@ class Differentiated(nn.Module):
 def traced(step: Step, mode: torch_private.Fakes, tensors: list[Tensor]) -> fx.GraphModule:
     """Trace, and replay through functionalisation if anything was mutated."""
     try:
-        with torch_private.tracing_context(mode), torch_private.provenance():
+        with torch_private.tracing_context(mode), torch_private.provenance(), torch.compiler.set_stance("force_eager"):
             module = first_trace(step, tensors)
         if any(is_mutation(node) for node in module.graph.nodes):
             with torch_private.tracing_context(mode):

@@ -30,6 +30,9 @@ ASSERTIONS = ("aten::_assert_async", "aten::_assert_scalar", "aten::_linalg_chec
 def simplify(module: fx.GraphModule) -> None:
     """Drop identities, merge equal views of one tensor, and remove dead code."""
     graph = module.graph
+    for node in reversed(graph.nodes):
+        if is_label(node):
+            graph.erase_node(node)
     seen: dict[tuple[object, str, str], fx.Node] = {}
     for node in list(graph.nodes):
         if is_assertion(node):
@@ -56,6 +59,11 @@ def replace(graph: fx.Graph, node: fx.Node, by: fx.Node) -> None:
     """Use `by` wherever `node` is used."""
     node.replace_all_uses_with(by)
     graph.erase_node(node)
+
+
+def is_label(node: fx.Node) -> bool:
+    """The beginning or the end of a name that a profiler would show."""
+    return isinstance(node.target, torch_private.OpOverload) and node.target.namespace == "profiler" and not node.users
 
 
 def is_assertion(node: fx.Node) -> bool:

@@ -139,7 +139,8 @@ def called(module: nn.Module, layout: Layout, leaves: Sequence[Tensor], trainabl
     buffers = {n: b.detach().clone() for n, b in program.named_buffers()}
     args, kwargs = layout.rebuild([leaf.clone() for leaf in leaves])
     state = {f"program.{n}": t for n, t in {**trainable, **frozen, **buffers}.items()}
-    return functional_call(module, state, args, kwargs, tie_weights=True)
+    with torch.compiler.set_stance("force_eager"):  # parts under torch.compile would be compiled anew for every size
+        return functional_call(module, state, args, kwargs, tie_weights=True)
 
 
 def norm(values: Tensor) -> float:
