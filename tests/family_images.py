@@ -123,7 +123,7 @@ NORMALISED = (
            {"image_size": 32, "hidden_sizes": [4, 6, 8], "neck_hidden_sizes": [2, 4, 4, 6, 6, 8, 8], "num_attention_heads": 2,
             "expand_ratio": 2.0, "num_labels": 5}, 32, evaluated=True),
     images("LeViT, eval mode", "LevitForImageClassification", "LevitConfig", LEVIT, 64, evaluated=True,
-           refused="attention_bias_cache for its next call"),
+           refused="attention_bias_cache( and more)? for its next call"),
     replace(images("LeViT, BatchNorm in eval mode", "LevitForImageClassification", "LevitConfig", LEVIT, 64),
             make=lambda: fixed_statistics(pretrained("LevitForImageClassification", "LevitConfig", LEVIT)())),
 )  # fmt: skip
