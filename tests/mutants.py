@@ -8,20 +8,23 @@ A mutant is a row of the rules with one typical mistake. It is
     tolerated   if it says something else that is true as well, or refuses what a rule may refuse
     survives    if it is wrong by comparison with the right rule, and nothing contradicts it
 
-Idle mutants that should have had something to change are listed too: rows with a dimension argument that is misread,
-and operands whose examples are overlooked, without a sample that shows it.
+Idle mutants that should have had something to change are listed too: rows with a dimension argument that is misread, and
+operands whose examples are overlooked, without a sample that shows it, nor one with an operand in another state
+(`other_states`). Overlooking an operand is said to change nothing where in every sample another operand holds the examples, too:
+the row takes the layout from that one (a recurrent layer's inputs and states, queries and keys).
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 import typer
-from meaning import REFUSED, Sample, claim, has_truth, verdict
+from meaning import REFUSED, Sample, claim, has_truth, runs, verdict
+from other_states import sizes_are_linear, variants
 from rich.console import Console
 from rich.table import Table
 from samples import SAMPLES
@@ -32,6 +35,11 @@ from dpcompile.rules.rule import LAID, Result, Rule, Use
 
 Mutation = Callable[[Rule], Rule]
 FAILED = "failed aloud"
+EXPLAINED = {
+    "refuses every call, so that no mistake can make it accept one": ("_weight_norm_interface", "_embedding_bag"),
+    "reads the form of its operand and not its values": ("new_", "_like", "zero", "fill"),
+}
+"""Why idle mutants of rows with these words in their names change nothing."""
 DIMENSIONS = ("dim", "dims", "dim0", "dim1", "dim2", "axis")
 
 
@@ -231,6 +239,21 @@ def fate(op: Any, mutation: Mutation) -> str:
     return worst
 
 
+def fate_of_idle(op: Any, mutation: Mutation) -> str:
+    """The same for one that should have had something to change: calls that nobody wrote down may show it."""
+    broken = mutation(OPS[op])
+    return "caught" if any(is_untrue(v, broken) for s in SAMPLES[op] for v in variants(s)) else "idle, suspicious"
+
+
+def is_untrue(variant: Sample, broken: Rule) -> bool:
+    """Whether a mutant says something else than the right rule of a call that nobody wrote down, and it is not true."""
+    said = said_of(variant, broken)
+    if said in (FAILED, REFUSED) or said == claim(variant, OPS[variant.op]):
+        return False
+    found = runs(variant)
+    return all(found.values()) and sizes_are_linear(found) and bool(verdict(variant, said))
+
+
 def is_mistake(sample: Sample, right: Result | str, found: Result | str) -> bool:
     """Whether a broken rule differs from the right one where that matters."""
     if found == right or (sample.drawn and REFUSED not in (right, found)):
@@ -262,8 +285,13 @@ def has_something_to_change(op: Any, kind: str, name: str) -> bool:
         return any(argument.name in DIMENSIONS for argument in op._schema.arguments)
     if kind == "an operand overlooked":
         place = int(name.removeprefix("number "))
-        return any(place < len(sample.operands()) and holds_examples(sample.operands()[place]) for sample in SAMPLES[op])
+        return any(is_alone(sample.operands(), place) for sample in SAMPLES[op])
     return False
+
+
+def is_alone(operands: Sequence[Any], place: int) -> bool:
+    """Whether this operand differs from example to example, and no other one does."""
+    return [n for n, operand in enumerate(operands) if holds_examples(operand)] == [place]
 
 
 def holds_examples(operand: Any) -> bool:
@@ -278,11 +306,17 @@ def main(every: bool = False) -> None:
         for name, mutation in mutations.items():
             for op in SAMPLES:
                 found = fate(op, mutation)
-                found = "idle, suspicious" if found == "idle" and has_something_to_change(op, kind, name) else found
+                if found == "idle" and has_something_to_change(op, kind, name):
+                    found = fate_of_idle(op, mutation)
                 fates[kind][found] += 1
                 if found in ("survives", "idle, suspicious") or (every and found != "caught"):
-                    print(f"{found}: {kind}{f' ({name})' if name else ''}: {op}")
+                    print(f"{found}: {kind}{f' ({name})' if name else ''}: {op}{explained(op) if 'idle' in found else ''}")
     Console(width=110).print(as_table(fates))
+
+
+def explained(op: Any) -> str:
+    """Why a mistake in this row changes nothing, where that is known."""
+    return next((f", which {why}" for why, words in EXPLAINED.items() if any(word in str(op) for word in words)), "")
 
 
 def as_table(fates: Mapping[str, Counter[str]]) -> Table:
