@@ -43,9 +43,11 @@ from dpcompile.python_state import (
     check_before,
     containers_of,
     grown,
+    in_place,
     newly_registered,
     registered_in,
     restore,
+    unwritten_tensors,
     without_python_draws,
     written,
 )
@@ -106,7 +108,8 @@ def capture_once(program: Program, batch: Batch, hint: int) -> JointGraph:
     check_before(program)
     containers, registered = containers_of(program), registered_in(program)
     with preserved(program) as saved, without_python_draws():
-        module = traced(step, mode, [*held, *fakes])
+        with unwritten_tensors(program):
+            module = traced(step, mode, [*held, *fakes])
         check_after(program, saved)
         kept = (*written(program, saved), *grown(containers), *newly_registered(program, registered))
     inputs = [Input("parameter", public_name(n)) for n in parameters] + [Input("state", public_name(n)) for n in state]
@@ -216,6 +219,8 @@ def traced(step: Step, mode: torch_private.Fakes, tensors: list[Tensor]) -> fx.G
     except DPCompileError:
         raise
     except Exception as error:  # whatever the user's own forward or torch's tracing raises, with its reason kept
+        if "mutating a non-functional tensor" in str(error):
+            raise CaptureError(in_place("a tensor of its surroundings")) from error
         raise CaptureError(
             refusal(
                 f"PyTorch could not trace the model: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",

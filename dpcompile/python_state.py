@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dpcompile.ir.errors import CaptureError, refusal
 
@@ -106,6 +106,41 @@ def registered_in(program: nn.Module) -> list[tuple[str, dict[str, Any], dict[st
 def newly_registered(program: nn.Module, before: list[tuple[str, dict[str, Any], dict[str, Any]]]) -> tuple[str, ...]:
     """Parameters, buffers and modules that forward has put where none or others were."""
     return tuple(path_of(name, n) for name, now, old in before for n, held in now.items() if held is not old.get(n))
+
+
+@contextlib.contextmanager
+def unwritten_tensors(program: nn.Module) -> Iterator[None]:
+    """Refuse a forward that writes in place to a tensor that a module holds and that is no buffer; its values are put back."""
+    held = [(path, tensor, tensor._version, tensor.detach().clone()) for path, tensor in plain_tensors(program)]
+    try:
+        yield
+    finally:
+        changed = [(path, tensor, before) for path, tensor, version, before in held if tensor._version != version]
+        with torch.no_grad():
+            for _, tensor, before in changed:
+                tensor.copy_(before)
+    if changed:
+        raise CaptureError(in_place(f"the attribute {changed[0][0]}"))
+
+
+def in_place(what: str) -> str:
+    """The refusal of a write to a tensor that no trace carries from step to step."""
+    return refusal(
+        f"forward writes in place to {what}",
+        "",
+        "it is neither a buffer nor an argument, so that the graph would find it as it was when it was traced",
+        "register it with register_buffer, if what is written does not depend on the batch; or write to it outside of forward",
+    )
+
+
+def plain_tensors(program: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Tensors in attributes of modules, and in their lists and dicts, with their paths."""
+    for name, module in program.named_modules():
+        for attribute, held in vars(module).items():
+            if attribute not in OWN and isinstance(held, Tensor):
+                yield path_of(name, attribute), held
+    for path, _, entries in containers_of(program):
+        yield from ((path, item) for entry in entries for item in entry if isinstance(item, Tensor))
 
 
 @contextlib.contextmanager

@@ -29,6 +29,7 @@ class Twin(nn.Module):
         self.net, self.teacher = nn.Linear(4, 3), nn.Linear(4, 3).requires_grad_(False)
         self.register_buffer("bank", torch.zeros(2, 3))
         self.register_buffer("late", None)
+        self.count, self.counts = torch.ones(3), [torch.ones(3)]
         self.call = call
 
     def forward(self, x: Tensor) -> Tensor:
@@ -85,6 +86,25 @@ def chance_of_numpy(m: Twin, x: Tensor) -> Tensor:
     return m.net(x) * float(np.random.rand())
 
 
+def counting_tensor(m: Twin, x: Tensor) -> Tensor:
+    """A plain tensor that counts the calls."""
+    m.count.add_(1.0)
+    return m.net(x) * m.count
+
+
+def followed_tensor(m: Twin, x: Tensor) -> Tensor:
+    """A plain tensor that takes up the examples."""
+    h = m.net(x)
+    m.count.copy_(h.detach().mean(0))
+    return h
+
+
+def followed_list(m: Twin, x: Tensor) -> Tensor:
+    """The same in a list."""
+    m.counts[0].add_(1.0)
+    return m.net(x) * m.counts[0]
+
+
 def states() -> tuple[Any, ...]:
     """Of Python's generator and of NumPy's."""
     numpy: Any = np.random.get_state()
@@ -99,6 +119,9 @@ def states() -> tuple[Any, ...]:
         (late_buffer, "keeps late for its next call"),
         (registered, "keeps memory for its next call"),
         (queue_by_data, "assigns to .data"),
+        (counting_tensor, "writes in place to the attribute count"),
+        (followed_tensor, "writes in place to a tensor"),
+        (followed_list, "writes in place to the attribute counts"),
         (chance_of_python, "Python's random"),
         (chance_of_numpy, r"numpy.random"),
     ],
@@ -110,6 +133,7 @@ def test_what_a_trace_cannot_repeat_is_refused_and_nothing_is_changed(call: Any,
     drawn = states()
     with pytest.raises(CaptureError, match=reason):
         dpcompile(model, squares, check_examples=check)(x)
+    assert torch.equal(model.count, torch.ones(3)) and torch.equal(model.counts[0], torch.ones(3))
     assert before.keys() == model.state_dict().keys()
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert drawn == states()
