@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fuzz import tally
 from typer.testing import CliRunner
 
 from benchmarks import families
@@ -28,6 +29,7 @@ README = ROOT / "README.md"
 RESULTS = ROOT / "benchmarks" / "results" / "intel-r-xeon-r-processor-2-cores.json"
 PEAKS = ROOT / "benchmarks" / "results" / "intel-r-xeon-r-processor-2-cores-peaks.md"
 COST = ROOT / "benchmarks" / "results" / "intel-r-xeon-r-processor-2-cores-cost.md"
+FUZZ = ROOT / "benchmarks" / "results" / "fuzz.json"
 PINNED = importlib.metadata.version("torch").split("+")[0] == "2.13.0"
 REFUSED = """import torch
 from torch import nn
@@ -74,6 +76,7 @@ def outputs() -> dict[str, str]:
         "peaks": PEAKS.read_text(encoding="utf-8"),
         "cost": COST.read_text(encoding="utf-8"),
         "families": families.markdown(json.loads(families.RESULTS.read_text(encoding="ascii"))),
+        "fuzz": tally.markdown(json.loads(FUZZ.read_text(encoding="ascii"))),
         "regions": markdown(points(HARDWARE["p100"])),
         "measured": overview(json.loads(RESULTS.read_text(encoding="ascii"))["workloads"]),
     }

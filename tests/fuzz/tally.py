@@ -6,6 +6,7 @@ import json
 import platform
 import textwrap
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -117,3 +118,20 @@ class Tally:
         print(f"kinds of lines: {dict(self.statements.most_common())}")
         others = len(set(self.asked) - rows())
         print(f"rules: {len(self.reached)} of {len(rows())} rows reached, and {others} operations that need no row")
+
+
+def markdown(found: Mapping[str, Any]) -> str:
+    """The counts of a run in a table, with the reasons of what was refused though independent."""
+    rows = [f"| {title} | {' | '.join(str(found[name][kind]) for kind in KINDS)} |" for name, title in NAMED.items()]
+    reasons = "; ".join(f"{reason} ({count})" for reason, count in found["reasons"].items())
+    share = f"{100 * found['refused_though_independent']:.1f} % of the independent ones are refused: {reasons}."
+    ways = ", ".join(f"{way} {count}" for way, count in sorted(found["ways"].items()))
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    return "\n".join([
+        f"{found['models']:,} models of seed {found['seed']} ({versions}), {found['seconds'] / found['models']:.1f} s each:", "",
+        f"| models | {' | '.join(KINDS)} |", "|---|" + "---:|" * len(KINDS), *rows, "", share,
+        f"Compiled in other ways besides: {ways}. Rows of the rules reached: {len(found['rows_reached'])} of {found['rows']}.",
+    ])  # fmt: skip
+
+
+NAMED = {"independent": TITLES[False], "mixing": TITLES[True]}
