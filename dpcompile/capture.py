@@ -43,6 +43,7 @@ from dpcompile.simplify import simplify
 from dpcompile.substitutes import DenseGradients, Substitutes, traceable_modules
 from dpcompile.views import Replay, relax_views
 
+WRAPPERS = ("dpcompile.losses", "dpcompile.capture", "dpcompile.analysis.plain_run")
 HINTS = (23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109, 113)
 
 
@@ -225,7 +226,7 @@ def preserved(program: nn.Module) -> Iterator[list[tuple[nn.Module, dict[str, An
     saved = [(m, dict(m.__dict__), {name: dict(m.__dict__[name]) for name in containers}) for m in program.modules()]
     held = containers_of(program)
     devices = list({p.device.index or 0 for p in program.parameters() if p.is_cuda})
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=devices), torch_private.global_hooks_skip(is_wrapper):
         try:
             yield [(module, attributes) for module, attributes, _ in saved]
         finally:
@@ -237,6 +238,11 @@ def preserved(program: nn.Module) -> Iterator[list[tuple[nn.Module, dict[str, An
                 for name, entries in dicts.items():
                     module.__dict__[name].clear()
                     module.__dict__[name].update(entries)
+
+
+def is_wrapper(module: nn.Module) -> bool:
+    """Whether a module is one of those around the user's program, which hooks on all modules are not meant for."""
+    return type(module).__module__ in WRAPPERS
 
 
 def batch_symbol(mode: torch_private.Fakes, fakes: Sequence[Tensor], dims: Sequence[int | None]) -> sympy.Symbol:

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from dpcompile import fingerprint
+from dpcompile import fingerprint, torch_private
 from dpcompile.batch import Batch
 from dpcompile.kernels.gram import product_precisions
 from dpcompile.losses import Program
@@ -51,13 +51,14 @@ def guard_key(program: Program, batch: Batch) -> tuple[Any, ...]:
         (n, id(t), tuple(t.shape), t.dtype, str(t.device), t.requires_grad, t.stride(), len(t._backward_hooks or ()))
         for n, t in tensors
     )
-    known: dict[int, Any] = {}
+    known: dict[int, Any] = {id(tensor): fingerprint.Same(tensor) for _, tensor in tensors}
     modules = tuple(fingerprint.of_module(module, known) for module in program.modules())
     return (
         ("batch", batch.key),
         ("parameters", held),
         ("modules", modules),
         ("loss", fingerprint.of_value(program.function, known, 0)),
+        ("hooks of all modules", tuple(fingerprint.of_value(hook, known, 0) for hook in torch_private.global_hooks())),
         ("torch", torch_key(batch.tensors[0].device)),
     )
 

@@ -14,6 +14,8 @@ make_fx, functional_call and the sympy symbols are public. What is not, and why 
   _pack_padded_sequence             what a trace shows of packing, which is refused
   _ASMoutput                        the result type of nn.AdaptiveLogSoftmaxWithLoss
   associative_scan's generic form   reads element counts as numbers, which would fix the batch size
+  nn.modules.module._global_*       hooks on all modules, which a trace runs like those of one module
+  FakeTensor                        what must not stay behind in the user's objects
   TorchDispatchMode                 sees every operation of the user's own run, also those inside fused functions
 """
 
@@ -35,7 +37,7 @@ from torch._dispatch.python import enable_python_dispatcher
 from torch._functorch._aot_autograd.logging_utils import setup_stacktrace_preservation_hooks
 from torch._guards import TracingContext, tracing
 from torch._inductor.compile_fx import compile_fx
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 from torch.nn.modules.adaptive import _ASMoutput
@@ -137,6 +139,39 @@ def unchecked_distributions() -> Iterator[None]:
         yield
     finally:
         distribution.set_default_validate_args(checks)
+
+
+def is_fake(value: object) -> bool:
+    """Whether this is a tensor without data, as traces use them."""
+    return isinstance(value, FakeTensor)
+
+
+def kinds_of_global_hooks() -> list[dict[int, Callable[..., Any]]]:
+    """The dicts of the hooks that are registered for all modules."""
+    names = ("forward_pre", "forward", "backward_pre", "backward")
+    return [getattr(torch.nn.modules.module, f"_global_{name}_hooks") for name in names]
+
+
+def global_hooks() -> list[Callable[..., Any]]:
+    """The hooks that are registered for all modules."""
+    return [hook for kind in kinds_of_global_hooks() for hook in kind.values()]
+
+
+@contextlib.contextmanager
+def global_hooks_skip(skipped: Callable[[torch.nn.Module], bool]) -> Iterator[None]:
+    """Hooks on all modules that leave some modules out."""
+
+    def filtered(hook: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda module, *args: None if skipped(module) else hook(module, *args)
+
+    saved = [(kind, dict(kind)) for kind in kinds_of_global_hooks()]
+    for kind, hooks in saved:
+        kind.update({number: filtered(hook) for number, hook in hooks.items()})
+    try:
+        yield
+    finally:
+        for kind, hooks in saved:
+            kind.update({number: hook for number, hook in hooks.items() if number in kind})
 
 
 @contextlib.contextmanager
