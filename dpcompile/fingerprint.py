@@ -20,12 +20,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dpcompile import torch_private
+from dpcompile.ir.errors import CaptureError, refusal
 from dpcompile.reads import is_own_name, methods, reads
 
 PLAIN = (bool, int, str, bytes, type(None), torch.dtype, torch.device, type)
 LONG = 1000  # entries from which on a container counts by identity and length only
 DEEP = 5
 OWN = frozenset(vars(nn.Module())) - {"training"}
+SYMBOLS = (torch.SymInt, torch.SymFloat, torch.SymBool)
 CONTAINERS = (Mapping, tuple, list, set, frozenset, deque)
 OPEN = (*CONTAINERS, types.SimpleNamespace, argparse.Namespace, types.FunctionType, types.MethodType, functools.partial)
 """Classes of Python's own that hold what the user puts there; of other libraries' objects only the plain attributes count."""
@@ -98,6 +101,8 @@ def of_value(value: Any, known: dict[int, Any], depth: int) -> Any:
         return float, repr(value)  # NaN would differ from itself, and -0.0 not from 0.0
     if isinstance(value, Tensor):
         return of_tensor(value, known)
+    if isinstance(value, SYMBOLS):
+        raise fakes_left("")
     if isinstance(value, nn.Module) or depth == DEEP:
         return Same(value)
     if id(value) in known:
@@ -116,7 +121,22 @@ def of_tensor(value: Tensor, known: dict[int, Any]) -> Any:
     """A tensor and how often it was written to, for Python may have read its value; parameters and buffers by themselves."""
     if isinstance(value, nn.Parameter) or id(value) in known:
         return Same(value)
+    if torch_private.is_fake(value):
+        raise fakes_left("")
     return Same(value), 0 if value.is_inference() else value._version
+
+
+def fakes_left(line: str) -> CaptureError:
+    """The refusal of a program that has kept tensors of its trace, which hold no data."""
+    return CaptureError(
+        refusal(
+            "forward or the loss keeps tensors of one call outside of the attributes of its modules",
+            line,
+            "a trace runs Python without data, so that what it leaves in a global, a cached function, an attribute of a class or "
+            "a nested container cannot be used by a later call",
+            "compute it in every call, or keep it outside of forward and loss; make the kept objects anew after this refusal",
+        )
+    )
 
 
 def of_callable(value: Any, known: dict[int, Any], depth: int) -> Any:

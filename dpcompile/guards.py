@@ -24,10 +24,12 @@ class Traces(Generic[T]):
         self.by_key: dict[tuple[Any, ...], T] = {}
         self.latest: T | None = None
 
-    def get(self, key: tuple[Any, ...], compile_anew: Callable[[], T]) -> T:
-        """The compiled thing for this fingerprint; warns about a model that keeps changing."""
+    def get(self, key_now: Callable[[], tuple[Any, ...]], compile_anew: Callable[[], T]) -> T:
+        """The compiled thing for the present fingerprint; warns about a model that keeps changing."""
+        key = key_now()
         if key not in self.by_key:
             compiled = compile_anew()
+            key = key_now()  # compiling runs the program, which may keep values that the fingerprint sees, but no step reads
             if len(self.by_key) >= TRACE_LIMIT:
                 warnings.warn(f"dpcompile traced this model {len(self.by_key) + 1} times; the latest change: "
                               f"{changed(list(self.by_key)[-1], key)}", stacklevel=4)  # fmt: skip

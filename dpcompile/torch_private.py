@@ -14,8 +14,7 @@ make_fx, functional_call and the sympy symbols are public. What is not, and why 
   _pack_padded_sequence             what a trace shows of packing, which is refused
   _ASMoutput                        the result type of nn.AdaptiveLogSoftmaxWithLoss
   associative_scan's generic form   reads element counts as numbers, which would fix the batch size
-  nn.modules.module._global_*       hooks on all modules, which a trace runs like those of one module
-  FakeTensor                        what must not stay behind in the user's objects
+  module._global_*_hooks, FakeTensor  hooks on all modules, which a trace runs; what must not stay in the user's objects
   TorchDispatchMode                 sees every operation of the user's own run, also those inside fused functions
 """
 
@@ -147,7 +146,7 @@ def is_fake(value: object) -> bool:
 
 
 def kinds_of_global_hooks() -> list[dict[int, Callable[..., Any]]]:
-    """The dicts of the hooks that are registered for all modules."""
+    """The hooks that are registered for all modules, by kind."""
     names = ("forward_pre", "forward", "backward_pre", "backward")
     return [getattr(torch.nn.modules.module, f"_global_{name}_hooks") for name in names]
 
@@ -261,15 +260,19 @@ def broadcast_prefix(prefix: Any, tree: Any) -> list[Any]:
 
 
 class Watch(TorchDispatchMode):
-    """Call `before(operation, args)` ahead of every ATen operation that runs inside the context."""
+    """Call `before(operation, args)` ahead of every ATen operation inside the context, `after(operation, args, result)` after."""
 
-    def __init__(self, before: Callable[[Any, tuple[Any, ...]], None]) -> None:
+    def __init__(self, before: Callable[..., None] | None = None, after: Callable[..., None] | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch's own carries no annotations
-        self.before = before
+        self.before, self.after = before, after
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.before(func, args)
-        return func(*args, **(kwargs or {}))
+        if self.before is not None:
+            self.before(func, args)
+        found = func(*args, **(kwargs or {}))
+        if self.after is not None:
+            self.after(func, (args, kwargs), found)
+        return found
 
 
 class Around(TorchDispatchMode):
