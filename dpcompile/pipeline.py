@@ -119,9 +119,10 @@ class Analysed:
 def analysed(program: Program, batch: Batch, recorder: Recorder, check_examples: bool) -> Analysed:
     """Capture and analyse; check_examples: whether the rules' verdict is checked on numbers as well."""
     with torch.inference_mode(False), torch.enable_grad():
-        warm_up(program, batch)
+        unread = warm_up(program, batch)
         before = guard_key(program, batch)
-        joint = capture(program, batch)
+        with unread:
+            joint = capture(program, batch)
         check_followed(joint)
         check_outside(program, batch, joint, before)
     recorder.keep("capture", joint)

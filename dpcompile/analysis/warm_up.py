@@ -30,8 +30,9 @@ OF_SHAPE = frozenset({"zeros_like", "ones_like", "empty_like", "full_like", "ran
 """Operations that take nothing but shape and type from a tensor."""
 VALUES = frozenset({"_local_scalar_dense", "equal", "is_nonzero"})
 """Operations that give Python the value of a tensor."""
-READING = frozenset({"tolist", "numpy", "__array__", "__dlpack__"})
-"""The same by ways that are no operations."""
+READING = frozenset({"tolist", "numpy", "__array__", "__dlpack__", "item", "is_nonzero",
+                     "__bool__", "__float__", "__int__", "__index__", "__complex__"})  # fmt: skip
+"""The same by ways that are no operations, or that a trace does not show."""
 
 
 LEFT: dict[int, StorageWeakRef] = {}
@@ -56,7 +57,7 @@ class Followed:
     def depends(self, values: Any) -> bool:
         """Whether one of these is given, or computed from what was."""
         places = [reference(value).cdata for value in torch_private.flatten(values)[0] if has_memory(value)]
-        return any(place in self.given or place in self.computed for place in places)
+        return any(place in self.given or place in self.computed or place in LEFT for place in places)
 
     def add(self, values: Any) -> None:
         """Follow results, views of what was given aside."""
@@ -75,7 +76,7 @@ def reference(tensor: Tensor) -> StorageWeakRef:
 
 
 class NoReading(TorchFunctionMode):
-    """End a run where Python reads a value that depends on the batch or on parameters without an operation."""
+    """End a run where Python reads a value that depends on the batch or on parameters."""
 
     def __init__(self, followed: Followed) -> None:
         super().__init__()
@@ -84,7 +85,7 @@ class NoReading(TorchFunctionMode):
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Any function of torch."""
         if getattr(function, "__name__", "") in READING and self.followed.depends(args):
-            raise Stopped
+            raise Stopped("Python reads the value of a tensor that an earlier call computed from the batch or from parameters")
         return function(*args, **(kwargs or {}))
 
 
@@ -94,14 +95,14 @@ def follower(followed: Followed) -> torch_private.Watch:
     def note(operation: Any, args: Any, found: Any) -> None:
         if operation.overloadpacket.__name__ not in OF_SHAPE and followed.depends(args):
             if operation.overloadpacket.__name__ in VALUES:
-                raise Stopped
+                raise Stopped("Python reads the value of a tensor")
             followed.add(found)
 
     return torch_private.Watch(after=note)
 
 
-def warm_up(program: Program, batch: Batch) -> None:
-    """Run once on one example; whatever fails is left to the trace."""
+def warm_up(program: Program, batch: Batch) -> NoReading:
+    """Run once on one example; whatever fails is left to the trace, which must not read what this run computed."""
     held = [*program.parameters(), *program.buffers(), *batch.tensors]
     followed = Followed(tensor for tensor in held if has_memory(tensor))
     with contextlib.suppress(Exception), NoReading(followed), follower(followed):
@@ -109,6 +110,7 @@ def warm_up(program: Program, batch: Batch) -> None:
     LEFT.update(followed.computed)
     for place in [place for place, ref in LEFT.items() if ref.expired()]:
         del LEFT[place]
+    return NoReading(Followed(()))
 
 
 def check_followed(joint: JointGraph) -> None:
