@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from zoo_case import squares
 from zoo_layers import Using
 
-from dpcompile import CaptureError, dpcompile, torch_private
+from dpcompile import CaptureError, DPCompileError, dpcompile, torch_private
 
 CACHE: dict[str, Any] = {}
 LOG: list[Tensor] = []
@@ -283,3 +283,16 @@ def test_a_nested_container_of_earlier_calls_is_refused(kind: str, check_example
     for _ in range(2):
         with pytest.raises(CaptureError):
             private(torch.randn(6, 4))
+
+
+def test_weights_that_forward_writes_to_are_as_before_after_the_refusal() -> None:
+    class Clamped(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            self.weight.data.clamp_(-0.01, 0.01)
+            return super().forward(x)
+
+    for model, x in ((Clamped(4, 3), torch.randn(6, 4)), (nn.Embedding(7, 5, max_norm=0.1), torch.randint(0, 7, (6, 3)))):
+        before = model.weight.detach().clone()
+        with pytest.raises(DPCompileError):
+            dpcompile(model, loss=squares)(x)
+        assert model.weight.equal(before)

@@ -90,7 +90,12 @@ class NoReading(TorchFunctionMode):
 
 
 def follower(followed: Followed) -> torch_private.Watch:
-    """Follow the results of every operation."""
+    """Follow the results of every operation; stop ahead of one that would write to the user's parameters."""
+
+    def stop_at_writes(operation: Any, args: Any) -> None:
+        written = [arg for arg, one in zip(args, operation._schema.arguments, strict=False) if one.is_write]
+        if any(reference(arg).cdata in followed.given for arg in torch_private.flatten(written)[0] if has_memory(arg)):
+            raise Stopped("forward writes to a parameter")
 
     def note(operation: Any, args: Any, found: Any) -> None:
         if operation.overloadpacket.__name__ not in OF_SHAPE and followed.depends(args):
@@ -98,7 +103,7 @@ def follower(followed: Followed) -> torch_private.Watch:
                 raise Stopped("Python reads the value of a tensor")
             followed.add(found)
 
-    return torch_private.Watch(after=note)
+    return torch_private.Watch(stop_at_writes, note)
 
 
 def warm_up(program: Program, batch: Batch) -> NoReading:
