@@ -13,7 +13,6 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import sympy
 import torch
 import torch.fx.traceback as fx_traceback
 from torch import Tensor, fx, nn
@@ -25,7 +24,7 @@ from dpcompile.buffers import take_buffer_updates, write_assigned
 from dpcompile.conditions import SMALLEST, check_every_way, check_same, first_unmet, takes_known_way, way_of
 from dpcompile.constants import check_constants
 from dpcompile.ir.errors import CaptureError, DPCompileError, InvalidInput, refusal
-from dpcompile.ir.graph import Input, JointGraph, size_expression
+from dpcompile.ir.graph import Input, JointGraph
 from dpcompile.kernels.bags import RegularBags
 from dpcompile.kernels.recurrent import RecurrentSites
 from dpcompile.losses import Program, check_losses, public_name
@@ -52,9 +51,11 @@ from dpcompile.python_state import (
     written,
 )
 from dpcompile.simplify import simplify
+from dpcompile.sizes import batch_symbol, check_sizes
 from dpcompile.substitutes import DenseGradients, Substitutes, traceable_modules
 from dpcompile.views import Replay, relax_views
 
+WRAPPERS = ("dpcompile.losses", "dpcompile.capture", "dpcompile.analysis.plain_run")
 HINTS = (23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109, 113)
 
 
@@ -266,7 +267,7 @@ def preserved(program: nn.Module) -> Iterator[list[tuple[nn.Module, dict[str, An
     saved = [(m, dict(m.__dict__), {name: dict(m.__dict__[name]) for name in containers}) for m in program.modules()]
     held = containers_of(program)
     devices = list({p.device.index or 0 for p in program.parameters() if p.is_cuda})
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=devices), torch_private.global_hooks_skip(is_wrapper):
         try:
             yield [(module, attributes) for module, attributes, _ in saved]
         finally:
@@ -280,48 +281,6 @@ def preserved(program: nn.Module) -> Iterator[list[tuple[nn.Module, dict[str, An
                     module.__dict__[name].update(entries)
 
 
-def batch_symbol(mode: torch_private.Fakes, fakes: Sequence[Tensor], dims: Sequence[int | None]) -> sympy.Symbol:
-    """The one batch symbol, still free; refuses where tracing fixed it to a number."""
-    sizes = [size_expression(leaf.shape[dim]) for leaf, dim in zip(fakes, dims, strict=True) if dim is not None]
-    replaced = torch_private.specialised(mode)
-    resolved = {size.xreplace(replaced) for size in sizes}
-    symbol = next(iter(resolved))
-    if len(resolved) != 1 or not isinstance(symbol, sympy.Symbol):
-        fixed = next((name for name, number in replaced.items() if number.is_Number), sympy.Symbol("none"))
-        raise CaptureError(
-            refusal(
-                "the batch size became a fixed number while tracing",
-                torch_private.line_of(mode, fixed),
-                "the model or the loss takes len() or int() of a batch tensor's size, compares the size with a number, or uses a "
-                "tensor that has the batch's size",
-                "write the operation so that it works for any batch size (for example x.shape[0], not len(x) or a constant)",
-            )
-        )
-    return symbol
-
-
-def check_sizes(joint: JointGraph) -> None:
-    """Every size is a number or follows from the batch size; sizes that depend on data are refused."""
-    losses = joint.output("losses")
-    sizes = [size_expression(size) for size in losses.meta["val"].shape] if losses is not None else []
-    if losses is not None and sizes != [joint.symbol]:
-        raise CaptureError(
-            refusal(
-                f"the losses have shape {sizes} instead of [{joint.symbol}], the batch size",
-                losses.meta.get("source_line", ""),
-                "the batch is cut or put together at a place that depends on how many examples there are",
-                "treat all examples alike; select within the example's own dimensions",
-            )
-        )
-    for node in joint.graph.nodes:
-        fake = node.meta.get("val")
-        shape = fake.shape if isinstance(fake, Tensor) else ()
-        if any(size_expression(size).free_symbols - {joint.symbol} for size in shape):
-            raise CaptureError(
-                refusal(
-                    f"the shape of {node.name} ({node.target}) depends on the data",
-                    node.meta.get("source_line", ""),
-                    "one graph serves every batch, so that sizes other than the batch size must be known",
-                    "choose by torch.where or by a list of indices instead of by a boolean mask or nonzero()",
-                )
-            )
+def is_wrapper(module: nn.Module) -> bool:
+    """Whether a module is one of those around the user's program, which hooks on all modules are not meant for."""
+    return type(module).__module__ in WRAPPERS

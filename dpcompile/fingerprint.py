@@ -1,27 +1,37 @@
 """What a module's Python attributes say, as hashable values that differ whenever a trace could.
 
 Numbers, strings, types and nested containers count by value; objects with attributes of their own
-(configurations) by identity, these attributes and the plain values of their class; functions by identity, what they close
-over and the plain globals that they name; tensors and everything else by identity.
+(configurations) by identity, these attributes and what their class holds; functions by identity and what they and the
+user's functions that they lead to read (`reads`); tensors by identity and how often they were written to; parameters and
+buffers, whose values every step reads anew, and everything else by identity.
 Identity keeps the object alive, so that no later one can take over its address.
 """
 
 from __future__ import annotations
 
+import argparse
 import functools
 import types
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dpcompile import torch_private
+from dpcompile.ir.errors import CaptureError, refusal
+from dpcompile.reads import is_own_name, methods, reads
+
 PLAIN = (bool, int, str, bytes, type(None), torch.dtype, torch.device, type)
 LONG = 1000  # entries from which on a container counts by identity and length only
 DEEP = 5
 OWN = frozenset(vars(nn.Module())) - {"training"}
+SYMBOLS = (torch.SymInt, torch.SymFloat, torch.SymBool)
+CONTAINERS = (Mapping, tuple, list, set, frozenset, deque)
+OPEN = (*CONTAINERS, types.SimpleNamespace, argparse.Namespace, types.FunctionType, types.MethodType, functools.partial)
+"""Classes of Python's own that hold what the user puts there; of other libraries' objects only the plain attributes count."""
 
 
 class Same:
@@ -43,18 +53,39 @@ class Same:
 def of_module(module: nn.Module, known: dict[int, Any]) -> tuple[Any, ...]:
     """Class, identity, hooks, mode and attributes of one module; `known` holds what was told already."""
     kinds = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    hooks = tuple(Same(hook) for kind in kinds for hook in kind.values())
+    hooks = tuple((Same(hook), of_value(hook, known, 0)) for kind in kinds for hook in kind.values())
     attributes = tuple((k, of_value(v, known, 0)) for k, v in vars(module).items() if k not in OWN)
     return type(module), id(module), hooks, attributes, of_class(type(module), known)
 
 
 def of_class(kind: type, known: dict[int, Any]) -> tuple[Any, ...]:
-    """Plain values that a class and its bases hold, those of Python and torch aside."""
+    """What a class and its bases hold: plain values, those of Python and torch aside, and the user's methods with what they
+    read."""
     if id(kind) in known:
         return ()
     known[id(kind)] = kind  # told once
     own = (base for base in kind.__mro__ if base.__module__.split(".")[0] not in ("builtins", "torch", "typing", "abc"))
-    return tuple((name, value) for base in own for name, value in vars(base).items() if is_plain(name, value))
+    plain = tuple((name, value) for base in own for name, value in vars(base).items() if is_plain(name, value))
+    functions, values = methods(kind, issubclass(kind, nn.Module))
+    known |= {id(function): Same(function) for function in functions}
+    read = of_reads((*reads(functions, known), *values), known, 1)
+    return Same(getattr(kind, "forward", None)), plain, tuple(map(Same, functions)), read
+
+
+def of_reads(pairs: Iterable[tuple[str, Any]], known: dict[int, Any], depth: int) -> tuple[Any, ...]:
+    """Names and stand-ins of what functions read."""
+    return tuple((name, of_read(value, known, depth)) for name, value in pairs)
+
+
+def of_read(value: Any, known: dict[int, Any], depth: int) -> Any:
+    """Like `of_value`; but a class by what it holds, and an object of a library without its inner life."""
+    if isinstance(value, type):
+        return value, of_class(value, known)
+    if isinstance(value, (*PLAIN, float, Tensor, nn.Module, np.ndarray, *OPEN)) or is_own_name(type(value).__module__):
+        return of_value(value, known, depth)
+    if hasattr(value, "__wrapped__"):
+        return Same(value), of_value(value.__wrapped__, known, depth)
+    return Same(value), tuple((name, held) for name, held in own_attributes(value).items() if is_plain(name, held))
 
 
 def is_plain(name: str, value: Any) -> bool:
@@ -68,7 +99,11 @@ def of_value(value: Any, known: dict[int, Any], depth: int) -> Any:
         return type(value), value
     if isinstance(value, float):
         return float, repr(value)  # NaN would differ from itself, and -0.0 not from 0.0
-    if isinstance(value, (Tensor, nn.Module)) or depth == DEEP:
+    if isinstance(value, Tensor):
+        return of_tensor(value, known)
+    if isinstance(value, SYMBOLS):
+        raise fakes_left("")
+    if isinstance(value, nn.Module) or depth == DEEP:
         return Same(value)
     if id(value) in known:
         return known[id(value)]
@@ -82,32 +117,42 @@ def of_value(value: Any, known: dict[int, Any], depth: int) -> Any:
     return of_contents(value, known, depth + 1)
 
 
+def of_tensor(value: Tensor, known: dict[int, Any]) -> Any:
+    """A tensor and how often it was written to, for Python may have read its value; parameters and buffers by themselves."""
+    if isinstance(value, nn.Parameter) or id(value) in known:
+        return Same(value)
+    if torch_private.is_fake(value):
+        raise fakes_left("")
+    return Same(value), 0 if value.is_inference() else value._version
+
+
+def fakes_left(line: str) -> CaptureError:
+    """The refusal of a program that has kept tensors of its trace, which hold no data."""
+    return CaptureError(
+        refusal(
+            "forward or the loss keeps tensors of one call outside of the attributes of its modules",
+            line,
+            "a trace runs Python without data, so that what it leaves in a global, a cached function, an attribute of a class or "
+            "a nested container cannot be used by a later call",
+            "compute it in every call, or keep it outside of forward and loss; make the kept objects anew after this refusal",
+        )
+    )
+
+
 def of_callable(value: Any, known: dict[int, Any], depth: int) -> Any:
-    """A function by itself, what it closes over, its defaults and the globals that it names; others by their attributes."""
+    """A function by itself and what it reads; others by their attributes."""
     if isinstance(value, functools.partial):
         return Same(value), tuple(of_value(part, known, depth) for part in (value.func, value.args, value.keywords))
     if isinstance(value, types.MethodType):
-        return Same(value.__func__), of_value(value.__self__, known, depth)
+        return of_value(value.__func__, known, depth), of_value(value.__self__, known, depth)
     if isinstance(value, types.FunctionType):
-        cells = [cell.cell_contents for cell in value.__closure__ or () if is_filled(cell)]
-        named = [value.__globals__[name] for name in value.__code__.co_names if name in value.__globals__]
-        held = [item for item in named if isinstance(item, (bool, int, float, str, Tensor, list, dict))]
-        return Same(value), tuple(of_value(i, known, depth) for i in (*cells, *(value.__defaults__ or ()), *held))
+        return Same(value), of_reads(reads([value], known), known, depth)
     return of_contents(value, known, depth)
-
-
-def is_filled(cell: types.CellType) -> bool:
-    """Whether a closed-over name has a value yet."""
-    try:
-        cell.cell_contents  # noqa: B018  (reading it is the test)
-    except ValueError:
-        return False
-    return True
 
 
 def of_contents(value: Any, known: dict[int, Any], depth: int) -> Any:
     """A container by its entries, any other object by identity and attributes."""
-    if isinstance(value, (Mapping, tuple, list, set, frozenset, deque)):
+    if isinstance(value, CONTAINERS):
         if len(value) > LONG:
             return Same(value), len(value), hash(repr(value))
         if isinstance(value, Mapping):

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from dpcompile import fingerprint
+from dpcompile import fingerprint, torch_private
 from dpcompile.batch import Batch
 from dpcompile.kernels.gram import product_precisions
 from dpcompile.losses import Program
@@ -24,10 +24,12 @@ class Traces(Generic[T]):
         self.by_key: dict[tuple[Any, ...], T] = {}
         self.latest: T | None = None
 
-    def get(self, key: tuple[Any, ...], compile_anew: Callable[[], T]) -> T:
-        """The compiled thing for this fingerprint; warns about a model that keeps changing."""
+    def get(self, key_now: Callable[[], tuple[Any, ...]], compile_anew: Callable[[], T]) -> T:
+        """The compiled thing for the present fingerprint; warns about a model that keeps changing."""
+        key = key_now()
         if key not in self.by_key:
             compiled = compile_anew()
+            key = key_now()  # compiling runs the program, which may keep values that the fingerprint sees, but no step reads
             if len(self.by_key) >= TRACE_LIMIT:
                 warnings.warn(f"dpcompile traced this model {len(self.by_key) + 1} times; the latest change: "
                               f"{changed(list(self.by_key)[-1], key)}", stacklevel=4)  # fmt: skip
@@ -51,13 +53,14 @@ def guard_key(program: Program, batch: Batch) -> tuple[Any, ...]:
         (n, id(t), tuple(t.shape), t.dtype, str(t.device), t.requires_grad, t.stride(), len(t._backward_hooks or ()))
         for n, t in tensors
     )
-    known: dict[int, Any] = {}
+    known: dict[int, Any] = {id(tensor): fingerprint.Same(tensor) for _, tensor in tensors}
     modules = tuple(fingerprint.of_module(module, known) for module in program.modules())
     return (
         ("batch", batch.key),
         ("parameters", held),
         ("modules", modules),
         ("loss", fingerprint.of_value(program.function, known, 0)),
+        ("hooks of all modules", tuple(fingerprint.of_value(hook, known, 0) for hook in torch_private.global_hooks())),
         ("torch", torch_key(batch.tensors[0].device)),
     )
 

@@ -129,8 +129,10 @@ class PrivateModule(nn.Module):
 
     def compiled(self, batch: Batch) -> Compiled:
         """The compiled step for everything about this batch but its size; traced anew when a guard changed."""
-        key = (*guard_key(self.program, batch), ("backend", self.options.backend))
-        return self.steps.get(key, lambda: compile_step(self.program, batch, self.options))
+        backend = ("backend", self.options.backend)
+        return self.steps.get(
+            lambda: (*guard_key(self.program, batch), backend), lambda: compile_step(self.program, batch, self.options)
+        )
 
     def joined(self, raws: list[Raw], total: dict[str, Tensor]) -> Step:
         """The chunks of one step together: per-example results concatenated, beside the sum of the chunks' sums."""

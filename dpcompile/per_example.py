@@ -29,7 +29,7 @@ def per_example_gradients(
     """
     found: dict[str, Tensor] = {}
     if batch.size:
-        call = traces.get(guard_key(program, batch), lambda: compile_gradients(program, batch, options))
+        call = traces.get(lambda: guard_key(program, batch), lambda: compile_gradients(program, batch, options))
         check_admitted(call.joint, batch.size)
         found = {name: value for (kind, name), value in call.outputs(*batch.tensors).items() if kind == "per_example_gradient"}
     return {name: found[name] if name in found else zeros(parameter, batch.size) for name, parameter in trainable}

@@ -13,12 +13,15 @@ from dpcompile.analysis.evidence import Evidence, evidence
 from dpcompile.analysis.example_axis import example_axis
 from dpcompile.analysis.independence import check_independence
 from dpcompile.analysis.kept import check_kept
+from dpcompile.analysis.outside import check_outside
 from dpcompile.analysis.sites import find_sites
+from dpcompile.analysis.warm_up import check_followed, warm_up
 from dpcompile.batch import Batch
 from dpcompile.capture import admit, capture
 from dpcompile.cost.hardware import Hardware
 from dpcompile.forecast.forecast import Outlook
 from dpcompile.forecast.rewriting import Source
+from dpcompile.guards import guard_key
 from dpcompile.ir.graph import JointGraph
 from dpcompile.ir.printer import format_graph
 from dpcompile.ir.site import Cut, Site
@@ -32,6 +35,7 @@ from dpcompile.passes.per_example_gradients import emit_per_example_gradients
 from dpcompile.plan.plan import Plan
 from dpcompile.plan.saved import SavedPlan
 from dpcompile.plan.select import Wanted
+from dpcompile.python_state import unwritten_tensors, without_python_draws
 from dpcompile.runtime import GraphCall, Runner
 
 TRACING = threading.RLock()
@@ -115,8 +119,13 @@ class Analysed:
 
 def analysed(program: Program, batch: Batch, recorder: Recorder, check_examples: bool) -> Analysed:
     """Capture and analyse; check_examples: whether the rules' verdict is checked on numbers as well."""
-    with torch.inference_mode(False), torch.enable_grad():
-        joint = capture(program, batch)
+    with torch.inference_mode(False), torch.enable_grad(), unwritten_tensors(program), without_python_draws():
+        unread = warm_up(program, batch)
+        before = guard_key(program, batch)
+        with unread:
+            joint = capture(program, batch)
+        check_followed(joint)
+        check_outside(program, batch, joint, before)
     recorder.keep("capture", joint)
     check_kept(program, batch, joint.kept)
     states = example_axis(joint)

@@ -50,7 +50,7 @@ class GraphCall:
         joint.module.recompile()
         self.joint = joint
         self.backend = resolve_backend(backend, joint, program)
-        self.function: Callable[..., Any] = joint.module
+        self.function: Callable[..., Any] = joint.module.forward  # not its call, which the user's hooks on all modules see
         if self.backend == "inductor":
             self.function = torch_private.compile_inductor(joint.fakes, inlined(joint))
         self.held = [owner_of(program, item.name) for item in joint.inputs if item.kind in ("parameter", "state")]

@@ -14,6 +14,7 @@ make_fx, functional_call and the sympy symbols are public. What is not, and why 
   _pack_padded_sequence             what a trace shows of packing, which is refused
   _ASMoutput                        the result type of nn.AdaptiveLogSoftmaxWithLoss
   associative_scan's generic form   reads element counts as numbers, which would fix the batch size
+  module._global_*_hooks, FakeTensor  hooks on all modules, which a trace runs; what must not stay in the user's objects
   TorchDispatchMode                 sees every operation of the user's own run, also those inside fused functions
 """
 
@@ -35,7 +36,7 @@ from torch._dispatch.python import enable_python_dispatcher
 from torch._functorch._aot_autograd.logging_utils import setup_stacktrace_preservation_hooks
 from torch._guards import TracingContext, tracing
 from torch._inductor.compile_fx import compile_fx
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 from torch.nn.modules.adaptive import _ASMoutput
@@ -139,6 +140,39 @@ def unchecked_distributions() -> Iterator[None]:
         distribution.set_default_validate_args(checks)
 
 
+def is_fake(value: object) -> bool:
+    """Whether this is a tensor without data, as traces use them."""
+    return isinstance(value, FakeTensor)
+
+
+def kinds_of_global_hooks() -> list[dict[int, Callable[..., Any]]]:
+    """The hooks that are registered for all modules, by kind."""
+    names = ("forward_pre", "forward", "backward_pre", "backward")
+    return [getattr(torch.nn.modules.module, f"_global_{name}_hooks") for name in names]
+
+
+def global_hooks() -> list[Callable[..., Any]]:
+    """The hooks that are registered for all modules."""
+    return [hook for kind in kinds_of_global_hooks() for hook in kind.values()]
+
+
+@contextlib.contextmanager
+def global_hooks_skip(skipped: Callable[[torch.nn.Module], bool]) -> Iterator[None]:
+    """Hooks on all modules that leave some modules out."""
+
+    def filtered(hook: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda module, *args: None if skipped(module) else hook(module, *args)
+
+    saved = [(kind, dict(kind)) for kind in kinds_of_global_hooks()]
+    for kind, hooks in saved:
+        kind.update({number: filtered(hook) for number, hook in hooks.items()})
+    try:
+        yield
+    finally:
+        for kind, hooks in saved:
+            kind.update({number: hook for number, hook in hooks.items() if number in kind})
+
+
 @contextlib.contextmanager
 def unchecked_masks() -> Iterator[None]:
     """Transformers that do not read a mask to find out whether it is causal, which is a hint only: the mask counts."""
@@ -226,15 +260,19 @@ def broadcast_prefix(prefix: Any, tree: Any) -> list[Any]:
 
 
 class Watch(TorchDispatchMode):
-    """Call `before(operation, args)` ahead of every ATen operation that runs inside the context."""
+    """Call `before(operation, args)` ahead of every ATen operation inside the context, `after(operation, args, result)` after."""
 
-    def __init__(self, before: Callable[[Any, tuple[Any, ...]], None]) -> None:
+    def __init__(self, before: Callable[..., None] | None = None, after: Callable[..., None] | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch's own carries no annotations
-        self.before = before
+        self.before, self.after = before, after
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.before(func, args)
-        return func(*args, **(kwargs or {}))
+        if self.before is not None:
+            self.before(func, args)
+        found = func(*args, **(kwargs or {}))
+        if self.after is not None:
+            self.after(func, (args, kwargs), found)
+        return found
 
 
 class Around(TorchDispatchMode):
