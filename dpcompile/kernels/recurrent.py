@@ -7,8 +7,8 @@ The modules call torch.lstm, torch.gru, torch.rnn_tanh or torch.rnn_relu; the mo
 the layers of recurrent_layers: one operation forward and one backward per layer and direction, then ordinary
 contractions. Parameters, results and random numbers are those of torch: dropout between layers is F.dropout.
 
-Left to torch: empty sequences (its error), and the cell modules, which a loop of the model unrolls. Refused: packed sequences, where the number of examples changes from step to
-step.
+Left to torch: empty sequences (its error), and the cell modules, which a loop of the model unrolls. Refused:
+packed sequences, where the number of examples changes from step to step.
 
 Guarantee: the replaced call has the same signature, shapes, dtypes and devices as torch's. Second derivatives
 are refused.

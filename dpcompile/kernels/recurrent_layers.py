@@ -11,9 +11,9 @@ it looks like that of a linear layer:
   d_b_ih = d_b_hh: f[4H] = sum(deltas, [0, 1])
   d_x: f[T, B, d] = view(view(deltas, [T*B, 4H]) @ w_ih)
 
-h_prev is the state that each step began with. Only an LSTM with projections has w_hr; without one P is H. In a GRU the hidden part of the new gate is multiplied by the
-reset gate, so w_hh and b_hh take deltas of their own. Each bias has its own sum: both count in a gradient
-norm.
+h_prev is the state that each step began with. Only an LSTM with projections has w_hr; without one, P is H. In
+a GRU the hidden part of the new gate is multiplied by the reset gate, so w_hh and b_hh take deltas of their own.
+Each bias has its own sum: both count in a gradient norm.
 
 Second derivatives are refused.
 """

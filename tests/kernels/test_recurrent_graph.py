@@ -62,7 +62,7 @@ def operation_samples() -> dict[str, tuple[object, ...]]:
 
 
 def operation(name: str) -> Any:
-    return getattr(torch.ops.dpcompile, name.split()[0].removeprefix("dpcompile::")).default
+    return getattr(torch.ops.dpcompile, name.split(maxsplit=1)[0].removeprefix("dpcompile::")).default
 
 
 def test_every_operation_has_samples() -> None:
@@ -79,7 +79,7 @@ def test_operations_are_functional_and_traced_shapes_are_real_shapes(name: str) 
 @pytest.mark.parametrize("name", operation_samples())
 def test_the_table_says_where_the_example_axis_is(name: str) -> None:
     """Example 2 alone is replaced: all its slices move, and nothing else does."""
-    table, arguments = recurrent_ops.EXAMPLE_DIMS[name.split()[0]], operation_samples()[name]
+    table, arguments = recurrent_ops.EXAMPLE_DIMS[name.split(maxsplit=1)[0]], operation_samples()[name]
     assert list(table.arguments) == [argument.name for argument in operation(name)._schema.arguments]
     dims = list(table.arguments.values())
     changed = [replaced(argument, dim, 2) for argument, dim in zip(arguments, dims, strict=True)]
