@@ -118,6 +118,7 @@ MODULES: tuple[Row, ...] = (
     using("LSTM, packed", packed, floats(4, 3), integers(4, low=1), refused="packed sequence", r=lambda: nn.LSTM(3, 5, batch_first=True)),
     using("cells", lambda m, x, h: [m.l(x, (h, h))[0], m.g(x, h), m.r(x, h)], floats(3), floats(5), l=lambda: nn.LSTMCell(3, 5), g=lambda: nn.GRUCell(3, 5), r=lambda: nn.RNNCell(3, 5)),
     using("LSTM from given states", lambda m, x, h: m.r(x, (h.transpose(0, 1), h.transpose(0, 1)))[1][1].transpose(0, 1), floats(4, 3), floats(1, 5), r=lambda: nn.LSTM(3, 5, batch_first=True)),
+    using("LSTM with a projection from given states", lambda m, x, h, c: m.r(x, (h.transpose(0, 1), c.transpose(0, 1)))[1][0].transpose(0, 1), floats(4, 3), floats(2, 3), floats(2, 5), r=lambda: nn.LSTM(3, 5, proj_size=3, bidirectional=True, bias=False, batch_first=True)),
     *(layer(f"MultiheadAttention {name}", partial(lambda o: Using(partial(attended, {}), a=nn.MultiheadAttention(6, 2, batch_first=True, **o)), options), floats(5, 6), padding(5))
       for name, options in (("plain", {}), ("with extra keys", {"add_bias_kv": True, "add_zero_attn": True, "bias": False}))),
     using("MultiheadAttention, weights of heads", lambda m, x, y: m.a(x, y, y[..., :3], average_attn_weights=False), floats(5, 6), floats(7, 4), a=lambda: nn.MultiheadAttention(6, 2, kdim=4, vdim=3, batch_first=True)),

@@ -322,17 +322,22 @@ def classified(name: str, size: tuple[int, ...]) -> list[Sample]:
 LOSSES: tuple[Sample, ...] = (*classified("nll_loss", ()), *classified("nll_loss2d", (2, 5)))
 
 
-STEPS, FEATURES, HIDDEN = 4, 3, 2
+STEPS, FEATURES, HIDDEN, PROJECTED = 4, 3, 2, 5
 
 
-def recurrent(name: str) -> list[Sample]:
-    """Calls of a recurrent operation: examples where they belong, elsewhere, folded, and weights that differ."""
+def recurrent(name: str, projected: bool = False) -> list[Sample]:
+    """Calls of a recurrent operation: examples where they belong, elsewhere, folded, and weights that differ.
+
+    A state that is projected has other features than the cells.
+    """
     op = getattr(torch.ops.dpcompile, name).default
     gates = {"lstm": 4, "gru": 3, "rnn": 1}[name.removesuffix("_backward")]
-    sizes = {"x": FEATURES, "gates": gates * HIDDEN}
+    state = PROJECTED if projected else HIDDEN
+    sizes = {"x": FEATURES, "gates": gates * HIDDEN, "h0": state, "d_h_n": state, "d_out": state}
     weights = {
         "w_ih": (gates * HIDDEN, FEATURES),
-        "w_hh": (gates * HIDDEN, HIDDEN),
+        "w_hh": (gates * HIDDEN, state),
+        "w_hr": (PROJECTED, HIDDEN),
         "b_ih": (gates * HIDDEN,),
         "b_hh": (gates * HIDDEN,),
     }
@@ -344,6 +349,8 @@ def recurrent(name: str) -> list[Sample]:
             width = sizes.get(argument, HIDDEN)
             if argument in numbers:
                 found.append(numbers[argument])
+            elif argument == "w_hr" and not projected:
+                found.append(None)
             elif dim is None:
                 found.append(weight(*weights[argument]))
             else:
@@ -374,7 +381,10 @@ def alone(*shape: int | None, **folded: int) -> Operand:
     return shared(*(1 if size is N else size for size in shape))
 
 
-RECURRENT: tuple[Sample, ...] = tuple(s for name in EXAMPLE_DIMS for s in recurrent(name.removeprefix("dpcompile::")))
+RECURRENT: tuple[Sample, ...] = (
+    *(sample for name in EXAMPLE_DIMS for sample in recurrent(name.removeprefix("dpcompile::"))),
+    *(sample for name in ("lstm", "lstm_backward") for sample in recurrent(name, projected=True)),
+)
 
 
 def between(low: int, high: int) -> Any:

@@ -7,9 +7,8 @@ The modules call torch.lstm, torch.gru, torch.rnn_tanh or torch.rnn_relu; the mo
 the layers of recurrent_layers: one operation forward and one backward per layer and direction, then ordinary
 contractions. Parameters, results and random numbers are those of torch: dropout between layers is F.dropout.
 
-Left to torch, which unrolls them over time: LSTM with projections (`proj_size`), empty sequences (torch's
-error), and the cell modules. Refused: packed sequences, where the number of examples changes from step to
-step.
+Left to torch: empty sequences (its error), and the cell modules, which a loop of the model unrolls. Refused:
+packed sequences, where the number of examples changes from step to step.
 
 Guarantee: the replaced call has the same signature, shapes, dtypes and devices as torch's. Second derivatives
 are refused.
@@ -28,10 +27,12 @@ from dpcompile.ir.errors import UnsupportedOperation, refusal
 from dpcompile.kernels.recurrent_layers import GRULayer, LSTMLayer, RNNLayer
 
 States = tuple[Tensor, ...]
-"""h or (h, c) of all layers, each f[layers * directions, B, H]; of one direction, each f[B, H]."""
+"""h or (h, c) of all layers, each f[layers * directions, B, H]; of one direction, each f[B, H].
+
+H counts the features of the state: an LSTM with projections has fewer in h than in c."""
 
 Layer = Callable[[Tensor, States, tuple[Tensor | None, ...], bool], tuple[Tensor, ...]]
-"""(x: f[T, B, d], states, (w_ih, w_hh, b_ih, b_hh), reverse) -> out: f[T, B, H], final states."""
+"""(x: f[T, B, d], states, (w_ih, w_hh, b_ih, b_hh[, w_hr]), reverse) -> out: f[T, B, H], final states."""
 
 
 class Call(NamedTuple):
@@ -57,14 +58,16 @@ class Call(NamedTuple):
         """How many entries of `params` belong to one direction of one layer."""
         return len(self.params) // (self.num_layers * self.directions)
 
-    @property
-    def is_projected(self) -> bool:
-        """Whether an LSTM projects its hidden state, which takes one weight more."""
-        return self.weights_per_direction == (5 if self.has_biases else 3)
+    def weights(self, position: int) -> tuple[Tensor | None, ...]:
+        """w_ih, w_hh, b_ih, b_hh and, if projected, w_hr of one direction of one layer; biases may be None."""
+        start = position * self.weights_per_direction
+        w_ih, w_hh, *more = self.params[start : start + self.weights_per_direction]
+        return (w_ih, w_hh, *more) if self.has_biases else (w_ih, w_hh, None, None, *more)
 
 
 def _lstm_layer(x: Tensor, states: States, weights: tuple[Tensor | None, ...], reverse: bool) -> tuple[Tensor, ...]:
-    result: tuple[Tensor, ...] = LSTMLayer.apply(x, *states, *weights, reverse)  # type: ignore[no-untyped-call]
+    w_hr = weights[4] if len(weights) == 5 else None
+    result: tuple[Tensor, ...] = LSTMLayer.apply(x, *states, *weights[:4], w_hr, reverse)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -111,7 +114,7 @@ class RecurrentSites(TorchFunctionMode):
         if "batch_sizes" in kwargs or (len(args) > 3 and not isinstance(args[3], bool)):
             raise UnsupportedOperation(_packed_sequence(func))
         call = Call(*args, **kwargs)
-        if call.is_projected or call.input.shape[0 if not call.batch_first else 1] == 0:
+        if call.input.shape[0 if not call.batch_first else 1] == 0:
             return func(*args, **kwargs)
         return run_layers(layer, _autocast(call))
 
@@ -141,10 +144,8 @@ def _run_layer(layer: Layer, call: Call, index: int, x: Tensor, states: States) 
     final: list[States] = []
     for direction in range(call.directions):
         position = index * call.directions + direction
-        start = position * call.weights_per_direction
-        weights: tuple[Tensor | None, ...] = tuple(call.params[start : start + call.weights_per_direction])
         initial = tuple(state[position] for state in states)
-        out, *after = layer(x, initial, weights if call.has_biases else (*weights, None, None), direction == 1)
+        out, *after = layer(x, initial, call.weights(position), direction == 1)
         outs.append(out)
         final.append(tuple(after))
     return (torch.cat(outs, dim=2) if len(outs) > 1 else outs[0]), final

@@ -4,15 +4,16 @@ The gradient of a recurrent weight is a sum over time steps and examples of (del
 The operations of recurrent_ops return all deltas; the contraction is then written here once, in ATen, so that
 it looks like that of a linear layer:
 
-  deltas: f[T, B, 4H], d_h0, d_c0 = lstm_backward(...)
+  deltas: f[T, B, 4H], d_h: f[T, B, P], d_h0, d_c0 = lstm_backward(...)
   d_w_ih: f[4H, d] = t(view(deltas, [T*B, 4H])) @ view(x, [T*B, d])
-  d_w_hh: f[4H, H] = t(view(deltas, [T*B, 4H])) @ view(h_prev, [T*B, H])
+  d_w_hh: f[4H, P] = t(view(deltas, [T*B, 4H])) @ view(h_prev, [T*B, P])
+  d_w_hr: f[P, H] = t(view(d_h, [T*B, P])) @ view(o * tanh(cells), [T*B, H])
   d_b_ih = d_b_hh: f[4H] = sum(deltas, [0, 1])
   d_x: f[T, B, d] = view(view(deltas, [T*B, 4H]) @ w_ih)
 
-h_prev is the state that each step began with. In a GRU the hidden part of the new gate is multiplied by the
-reset gate, so w_hh and b_hh take deltas of their own. Each bias has its own sum: both count in a gradient
-norm.
+h_prev is the state that each step began with. Only an LSTM with projections has w_hr; without one, P is H. In
+a GRU the hidden part of the new gate is multiplied by the reset gate, so w_hh and b_hh take deltas of their own.
+Each bias has its own sum: both count in a gradient norm.
 
 Second derivatives are refused.
 """
@@ -29,9 +30,9 @@ Gradients = tuple[Tensor | None, ...]
 
 
 class LSTMLayer(torch.autograd.Function):
-    """One direction of an LSTM layer.
+    """One direction of an LSTM layer, with or without a projection of its hidden state.
 
-    (x: f[T, B, d], h0 and c0: f[B, H], weights, reverse) -> out: f[T, B, H], h_n and c_n: f[B, H].
+    (x: f[T, B, d], h0: f[B, P], c0: f[B, H], weights, reverse) -> out: f[T, B, P], h_n: f[B, P], c_n: f[B, H].
     """
 
     @staticmethod
@@ -44,10 +45,11 @@ class LSTMLayer(torch.autograd.Function):
         w_hh: Tensor,
         b_ih: Tensor | None,
         b_hh: Tensor | None,
+        w_hr: Tensor | None,
         reverse: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        out, h_n, c_n, gates, cells = recurrent_ops.lstm(x, h0, c0, w_ih, w_hh, b_ih, b_hh, reverse)
-        ctx.save_for_backward(x, h0, c0, w_ih, w_hh, out, gates, cells)
+        out, h_n, c_n, gates, cells = recurrent_ops.lstm(x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, reverse)
+        ctx.save_for_backward(x, h0, c0, w_ih, w_hh, w_hr, out, gates, cells)
         ctx.set_materialize_grads(False)
         ctx.reverse = reverse
         return out, h_n, c_n
@@ -55,12 +57,13 @@ class LSTMLayer(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, d_out: Tensor | None, d_h_n: Tensor | None, d_c_n: Tensor | None) -> Gradients:
         _refuse_second_order()
-        x, h0, c0, w_ih, w_hh, out, gates, cells = ctx.saved_tensors
-        deltas, d_h0, d_c0 = recurrent_ops.lstm_backward(d_out, d_h_n, d_c_n, gates, cells, c0, w_hh, ctx.reverse)
-        needs_x, _, _, *needs_weights, _ = ctx.needs_input_grad
+        x, h0, c0, w_ih, w_hh, w_hr, out, gates, cells = ctx.saved_tensors
+        deltas, d_h, d_h0, d_c0 = recurrent_ops.lstm_backward(d_out, d_h_n, d_c_n, gates, cells, c0, w_hh, w_hr, ctx.reverse)
+        needs_x, _, _, *needs_weights, needs_w_hr, _ = ctx.needs_input_grad
         h_prev = _previous(out, h0, ctx.reverse)
         weights = _weight_gradients(needs_weights, deltas, x, deltas, h_prev)
-        return (_input_gradient(needs_x, deltas, w_ih), d_h0, d_c0, *weights, None)
+        d_w_hr = _projection_gradient(d_h, gates, cells) if needs_w_hr else None
+        return (_input_gradient(needs_x, deltas, w_ih), d_h0, d_c0, *weights, d_w_hr, None)
 
 
 class GRULayer(torch.autograd.Function):
@@ -157,6 +160,12 @@ def _weight_gradients(needs: list[bool], input_deltas: Tensor, x: Tensor, hidden
         input_deltas.sum((0, 1)) if b_ih else None,
         hidden_deltas.sum((0, 1)) if b_hh else None,
     )
+
+
+def _projection_gradient(d_h: Tensor, gates: Tensor, cells: Tensor) -> Tensor:
+    """Return the gradient of w_hr; what it projects, o tanh(c), is computed again and not kept."""
+    hidden = gates.chunk(4, dim=2)[3] * cells.tanh()
+    return d_h.flatten(0, 1).t() @ hidden.flatten(0, 1)
 
 
 def _input_gradient(needed: bool, deltas: Tensor, w_ih: Tensor) -> Tensor | None:

@@ -11,6 +11,8 @@ Considered and slower on a CPU (T = 64, B = 32, H = 128): torch's fused LSTM ker
 followed by one product that recomputes the gates (7.5 ms against 5.0 ms), gates laid out as [T, 4, B, H] with
 a batched product per step, and weights packed ahead of time.
 
+An LSTM may project its hidden state: h = w_hr (o tanh(c)) then has P features and c still H; else P is H.
+
 Sizes: T steps, B examples, d input features, H hidden features, G gates (LSTM 4: i f g o; GRU 3: r z n; RNN
 1). Half precision: products with the input run in the given dtype, the states and everything element-wise in
 float32, and results are rounded once, when they are stored.
@@ -18,40 +20,12 @@ float32, and results are rounded once, when they are stored.
 No function writes to its arguments or returns one of them.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
+from dpcompile.kernels.recurrent_steps import Order, incoming, input_part, owned, visiting_order, wide
+
 aten = torch.ops.aten
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """The order in which a direction visits the steps of a sequence of length T."""
-
-    steps: range
-    earlier: slice
-    """Of a [T, ...] tensor, the entries that are the predecessor of some step."""
-    later: slice
-    """The entries that have a predecessor, aligned with `earlier`."""
-
-    @property
-    def first(self) -> int:
-        """The step that starts from the initial state."""
-        return self.steps[0]
-
-    @property
-    def last(self) -> int:
-        """The step that ends with the final state."""
-        return self.steps[-1]
-
-
-def visiting_order(length: int, reverse: bool) -> Order:
-    """Return the order for `length` steps, from the end when `reverse`."""
-    if reverse:
-        return Order(range(length - 1, -1, -1), slice(1, None), slice(None, -1))
-    return Order(range(length), slice(None, -1), slice(1, None))
 
 
 def lstm(
@@ -62,28 +36,33 @@ def lstm(
     w_hh: Tensor,
     b_ih: Tensor | None,
     b_hh: Tensor | None,
+    w_hr: Tensor | None,
     reverse: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Run one LSTM layer on x: f[T, B, d] from h0 and c0: f[B, H].
+    """Run one LSTM layer on x: f[T, B, d] from h0: f[B, P] and c0: f[B, H].
 
-    Returns out: f[T, B, H], h_n and c_n: f[B, H], gates: f[T, B, 4H], cells: f[T, B, H]. `gates` are after
-    their activation, in torch's order i, f, g, o.
+    Returns out: f[T, B, P], h_n: f[B, P], c_n: f[B, H], gates: f[T, B, 4H], cells: f[T, B, H]. `gates` are
+    after their activation, in torch's order i, f, g, o.
     """
-    order, hidden = visiting_order(x.shape[0], reverse), h0.shape[1]
-    gates = _input_part(x, w_ih, b_ih, b_hh)
-    out, cells = (gates.new_empty(*x.shape[:2], hidden) for _ in range(2))
+    order, hidden = visiting_order(x.shape[0], reverse), c0.shape[1]
+    gates = input_part(x, w_ih, b_ih, b_hh)
+    out, cells = (gates.new_empty(*x.shape[:2], features) for features in (h0.shape[1], hidden))
     transposed = w_hh.t().to(gates.dtype).contiguous()  # 15 % faster per product than the transposed view
     i, f, g, o = (gate.unbind(0) for gate in gates.chunk(4, dim=2))
     i_and_f, all_gates = gates[:, :, : 2 * hidden].unbind(0), gates.unbind(0)
     h_at, c_at = out.unbind(0), cells.unbind(0)
-    h, c, squashed = h0.to(gates.dtype), c0.to(gates.dtype), gates.new_empty(h0.shape)
+    h, c, squashed = h0.to(gates.dtype), c0.to(gates.dtype), gates.new_empty(c0.shape)
+    project = None if w_hr is None else w_hr.t().to(gates.dtype).contiguous()
+    hidden_at = h_at if project is None else (squashed,) * len(h_at)
     for t in order.steps:
         all_gates[t].addmm_(h, transposed)
         i_and_f[t].sigmoid_()
         g[t].tanh_()
         o[t].sigmoid_()
         c = torch.mul(f[t], c, out=c_at[t]).addcmul_(i[t], g[t])
-        h = torch.mul(o[t], torch.tanh(c, out=squashed), out=h_at[t])
+        h = torch.mul(o[t], torch.tanh(c, out=squashed), out=hidden_at[t])
+        if project is not None:
+            h = torch.mm(h, project, out=h_at[t])
     h_n, c_n = h.to(x.dtype, copy=True), c.to(x.dtype, copy=True)
     return out.to(x.dtype), h_n, c_n, gates.to(x.dtype), cells.to(x.dtype)
 
@@ -96,18 +75,25 @@ def lstm_backward(
     cells: Tensor,
     c0: Tensor,
     w_hh: Tensor,
+    w_hr: Tensor | None,
     reverse: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Run one LSTM layer backward; an incoming gradient that is None is zero.
 
-    Returns deltas: f[T, B, 4H], d_h0 and d_c0: f[B, H]. The deltas of i, f, g are dc times a factor and that
-    of o is dh times a factor; the factors are known beforehand.
+    Returns deltas: f[T, B, 4H], d_h: f[T, B, P] (f[T, B, 0] without a projection, where nothing needs it), d_h0:
+    f[B, P] and d_c0: f[B, H]. The deltas of i, f, g are dc times a factor and that of o is the gradient of
+    o tanh(c) times a factor; the factors are known beforehand.
     """
     dtype, order, hidden = gates.dtype, visiting_order(gates.shape[0], reverse), c0.shape[1]
-    gates, cells, c0, w_hh = (_wide(tensor) for tensor in (gates, cells, c0, w_hh))
+    gates, cells, c0, w_hh = (wide(tensor) for tensor in (gates, cells, c0, w_hh))
     deltas, to_cell = _lstm_factors(gates, cells, c0, order)
-    grad, dh, dc = _incoming(d_out, cells), _owned(d_h_n, cells), _owned(d_c_n, cells)
-    dh += grad[order.last]
+    d_h = cells.new_empty(*cells.shape[:2], 0 if w_hr is None else w_hr.shape[0])
+    grad, dc = incoming(d_out, cells if w_hr is None else d_h), owned(d_c_n, cells)
+    dh = d_h0 = owned(d_h_n, grad).add_(grad[order.last])
+    dh_at = (dh,) * len(order.steps)  # of one step at a time, until a projection needs them all
+    if w_hr is not None:
+        w_hr, dh, dh_at = wide(w_hr), torch.empty_like(dc), d_h.unbind(0)
+        dh_at[order.last].copy_(d_h0)
     i_f_g = deltas.view(*cells.shape[:2], 4, hidden)[:, :, :3].unbind(0)
     o, forget = deltas[:, :, 3 * hidden :].unbind(0), gates[:, :, hidden : 2 * hidden].unbind(0)
     delta_at, to_cell_at, grad_at, dc_per_gate = (
@@ -117,15 +103,18 @@ def lstm_backward(
         dc.unsqueeze(1),
     )
     for t in reversed(order.steps):
+        if w_hr is not None:
+            torch.mm(dh_at[t], w_hr, out=dh)
         dc.addcmul_(dh, to_cell_at[t])
         i_f_g[t].mul_(dc_per_gate)
         o[t].mul_(dh)
         dc.mul_(forget[t])
         if t == order.first:
-            torch.mm(delta_at[t], w_hh, out=dh)
+            torch.mm(delta_at[t], w_hh, out=d_h0)
         else:
-            torch.addmm(grad_at[t + 1 if reverse else t - 1], delta_at[t], w_hh, out=dh)
-    return deltas.to(dtype), dh.to(dtype), dc.to(dtype)
+            before = t + 1 if reverse else t - 1
+            torch.addmm(grad_at[before], delta_at[t], w_hh, out=dh_at[before])
+    return deltas.to(dtype), d_h.to(dtype), d_h0.to(dtype), dc.to(dtype)
 
 
 def _lstm_factors(gates: Tensor, cells: Tensor, c0: Tensor, order: Order) -> tuple[Tensor, Tensor]:
@@ -154,7 +143,7 @@ def gru(
     bias_n, bias_r_z = w_hh.new_zeros(hidden), b_hh
     if b_hh is not None:
         bias_n, bias_r_z = b_hh[2 * hidden :], torch.cat((b_hh[: 2 * hidden], bias_n))
-    gates = _input_part(x, w_ih, b_ih, bias_r_z)
+    gates = input_part(x, w_ih, b_ih, bias_r_z)
     out, new_hidden = (gates.new_empty(*x.shape[:2], hidden) for _ in range(2))
     transposed = w_hh.t().to(gates.dtype)
     transposed_r_z, transposed_n = (
@@ -189,10 +178,10 @@ def gru_backward(
     All deltas are dh times a factor that is known beforehand.
     """
     dtype, order, hidden = gates.dtype, visiting_order(gates.shape[0], reverse), h_prev.shape[2]
-    gates, new_hidden, h_prev, w_hh = (_wide(tensor) for tensor in (gates, new_hidden, h_prev, w_hh))
+    gates, new_hidden, h_prev, w_hh = (wide(tensor) for tensor in (gates, new_hidden, h_prev, w_hh))
     hidden_deltas, factor_n = _gru_factors(gates, new_hidden, h_prev)
     grad, d_h0, dh_all = (
-        _incoming(d_out, h_prev),
+        incoming(d_out, h_prev),
         h_prev.new_empty(h_prev.shape[1:]),
         torch.empty_like(h_prev),
     )
@@ -239,7 +228,7 @@ def rnn(
 ) -> tuple[Tensor, Tensor]:
     """Run one plain RNN layer ("tanh" or "relu") on x: f[T, B, d]: out: f[T, B, H], h_n: f[B, H]."""
     order = visiting_order(x.shape[0], reverse)
-    out = _input_part(x, w_ih, b_ih, b_hh)
+    out = input_part(x, w_ih, b_ih, b_hh)
     activate = torch.tanh_ if nonlinearity == "tanh" else torch.relu_
     transposed, h, h_at = w_hh.t().to(out.dtype).contiguous(), h0.to(out.dtype), out.unbind(0)
     for t in order.steps:
@@ -252,10 +241,10 @@ def rnn_backward(
 ) -> tuple[Tensor, Tensor]:
     """Run one plain RNN layer backward: deltas: f[T, B, H], d_h0: f[B, H]."""
     dtype, order = out.dtype, visiting_order(out.shape[0], reverse)
-    out, w_hh = _wide(out), _wide(w_hh)
+    out, w_hh = wide(out), wide(w_hh)
     one = out.new_ones(()).expand(out.shape)
     deltas = aten.tanh_backward(one, out) if nonlinearity == "tanh" else aten.threshold_backward(one, out, 0)
-    grad, dh = _incoming(d_out, out), _owned(d_h_n, out)
+    grad, dh = incoming(d_out, out), owned(d_h_n, out)
     dh += grad[order.last]
     delta_at, grad_at = deltas.unbind(0), grad.unbind(0)
     for t in reversed(order.steps):
@@ -265,27 +254,3 @@ def rnn_backward(
         else:
             torch.addmm(grad_at[t + 1 if reverse else t - 1], delta_at[t], w_hh, out=dh)
     return deltas.to(dtype), dh.to(dtype)
-
-
-def _input_part(x: Tensor, w_ih: Tensor, b_ih: Tensor | None, b_hh: Tensor | None) -> Tensor:
-    """Return W_ih x + b_ih + b_hh for all steps, in the dtype of the loop: f[T, B, G*H]."""
-    flat = x.reshape(x.shape[0] * x.shape[1], x.shape[2])
-    bias = b_ih if b_hh is None or b_ih is None else b_ih + b_hh
-    product = torch.mm(flat, w_ih.t()) if bias is None else torch.addmm(bias, flat, w_ih.t())
-    return _wide(product).view(x.shape[0], x.shape[1], w_ih.shape[0])
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    """Return float32 for half precision and the tensor itself otherwise."""
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
-
-
-def _incoming(grad: Tensor | None, like: Tensor) -> Tensor:
-    """Return the gradient of all outputs in the dtype of `like: f[T, B, H]`; None is zero."""
-    return like.new_zeros(()).expand(like.shape) if grad is None else grad.to(like.dtype)
-
-
-def _owned(grad: Tensor | None, like: Tensor) -> Tensor:
-    """Return a writable contiguous f[B, H] copy of a final state's gradient."""
-    owned = like.new_zeros(like.shape[1:])
-    return owned if grad is None else owned.copy_(grad)

@@ -38,11 +38,11 @@ _WEIGHTS: Final = {"w_ih": None, "w_hh": None, "b_ih": None, "b_hh": None}
 
 EXAMPLE_DIMS: Final[dict[str, ExampleDims]] = {
     # results: out, h_n, c_n, gates, cells
-    "dpcompile::lstm": ExampleDims({"x": 1, "h0": 0, "c0": 0, **_WEIGHTS, "reverse": None}, (1, 0, 0, 1, 1)),
-    # results: deltas, d_h0, d_c0
+    "dpcompile::lstm": ExampleDims({"x": 1, "h0": 0, "c0": 0, **_WEIGHTS, "w_hr": None, "reverse": None}, (1, 0, 0, 1, 1)),
+    # results: deltas, d_h, d_h0, d_c0
     "dpcompile::lstm_backward": ExampleDims(
-        {"d_out": 1, "d_h_n": 0, "d_c_n": 0, "gates": 1, "cells": 1, "c0": 0, "w_hh": None, "reverse": None},
-        (1, 0, 0),
+        {"d_out": 1, "d_h_n": 0, "d_c_n": 0, "gates": 1, "cells": 1, "c0": 0, "w_hh": None, "w_hr": None, "reverse": None},
+        (1, 1, 0, 0),
     ),
     # results: out, h_n, gates, new_hidden
     "dpcompile::gru": ExampleDims({"x": 1, "h0": 0, **_WEIGHTS, "reverse": None}, (1, 0, 1, 1)),
@@ -68,11 +68,12 @@ def _lstm_shapes(
     w_hh: Tensor,
     b_ih: Tensor | None,
     b_hh: Tensor | None,
+    w_hr: Tensor | None,
     reverse: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    steps, examples, hidden = x.shape[0], x.shape[1], w_hh.shape[1]
-    out, cells = (x.new_empty(steps, examples, hidden) for _ in range(2))
-    h_n, c_n = (x.new_empty(examples, hidden) for _ in range(2))
+    steps, examples, projected, hidden = x.shape[0], x.shape[1], w_hh.shape[1], c0.shape[1]
+    out, cells = (x.new_empty(steps, examples, features) for features in (projected, hidden))
+    h_n, c_n = (x.new_empty(examples, features) for features in (projected, hidden))
     return out, h_n, c_n, x.new_empty(steps, examples, 4 * hidden), cells
 
 
@@ -84,10 +85,11 @@ def _lstm_backward_shapes(
     cells: Tensor,
     c0: Tensor,
     w_hh: Tensor,
+    w_hr: Tensor | None,
     reverse: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    d_h0, d_c0 = (gates.new_empty(c0.shape) for _ in range(2))
-    return gates.new_empty(gates.shape), d_h0, d_c0
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    d_h = gates.new_empty(*gates.shape[:2], 0 if w_hr is None else w_hr.shape[0])
+    return gates.new_empty(gates.shape), d_h, gates.new_empty(c0.shape[0], w_hh.shape[1]), gates.new_empty(c0.shape)
 
 
 def _gru_shapes(

@@ -207,17 +207,24 @@ def attended(q: Any, k: Any, products: float) -> Work:
 
 def recurrent(node: fx.Node, batch_size: int) -> Work:
     """All time steps of a layer: a product with the recurrent weight in each, one for all inputs together; backward has the
-    same products with transposed weights."""
-    shapes = operands_of(node, batch_size)
-    width = min(shape.sizes[-1] for shape in shapes if len(shape.sizes) == 2)
-    gates = max(shape.sizes[0] for shape in shapes if len(shape.sizes) == 2 and shape.sizes[-1] == width)
-    steps, batch = max((shape.sizes[:2] for shape in shapes if len(shape.sizes) == 3), key=math.prod)
-    inputs = max(shape.sizes[-1] for shape in shapes if len(shape.sizes) == 2)
+    same products with transposed weights. A projection of the state is one product more in each."""
+    gates, width = sizes_at(node, "w_hh", batch_size)
+    _, inputs = sizes_at(node, "w_ih", batch_size) or (gates, width)
+    projection = math.prod(sizes_at(node, "w_hr", batch_size) or (0,))
+    steps, batch = max((shape.sizes[:2] for shape in operands_of(node, batch_size) if len(shape.sizes) == 3), key=math.prod)
     written = float(sum(shape.bytes for shape in results(node, batch_size)))
     rows = float(steps * batch * gates)
-    return Work("recurrent", matrix_flops=2 * rows * (width + inputs), other_flops=20 * rows, bytes_moved=3 * written,
+    flops = 2 * rows * (width + inputs) + 2.0 * steps * batch * projection
+    return Work("recurrent", matrix_flops=flops, other_flops=20 * rows, bytes_moved=3 * written,
                 fresh_bytes=written, launches=10.0 * steps, product=(1.0, float(batch), float(gates), float(width)),
                 features=(float(batch), float(steps), float(gates)))  # fmt: skip
+
+
+def sizes_at(node: fx.Node, name: str, batch_size: int) -> tuple[int, ...]:
+    """The sizes of an operand by the name of its argument; none if there is no such operand."""
+    arguments = zip(node.target._schema.arguments, node.args, strict=False)  # type: ignore[union-attr]
+    found = [argument for known, argument in arguments if known.name == name and isinstance(argument, fx.Node)]
+    return tuple(results(found[0], batch_size)[0].sizes) if found else ()
 
 
 PRODUCTS = {

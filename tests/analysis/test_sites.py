@@ -30,6 +30,7 @@ FAMILIES = (
     ("LSTM", "rnn.weight_ih_l0", Dense, "bti,bto->oi"),
     ("LSTM", "rnn.weight_hh_l0", Dense, "bti,bto->oi"),
     ("LSTM", "rnn.bias_ih_l0", Total, "bt...->..."),
+    ("LSTM, projected", "rnn.weight_hr_l0", Dense, "bti,bto->oi"),
     ("temperature", "t", Total, "bt...->..."),
     ("loss with parameters", "loss.prototypes", Rows, "bt,bte->ve"),
     ("bilinear", "l.weight", Opaque, "?"),
@@ -51,6 +52,8 @@ def test_contraction_is_recognised(name: str, parameter: str, family: type, equa
         ("linear on 4-D input", "weight", (14, 5, 3)),
         ("sequence-first inside", "a.weight", (7, 5, 3)),
         ("LSTM", "rnn.weight_hh_l0", (7, 5, 20)),
+        ("LSTM, projected", "rnn.weight_hh_l0", (4, 2, 20)),
+        ("LSTM, projected", "rnn.weight_hr_l0", (4, 5, 2)),
         ("weight on the left", "w", (7, 5, 3)),
     ],
 )

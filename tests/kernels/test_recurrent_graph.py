@@ -14,56 +14,72 @@ from dpcompile.kernels import recurrent_ops
 from dpcompile.kernels.recurrent import RecurrentSites
 
 aten = torch.ops.aten
-T, B, D, H = 5, 11, 3, 7
-"""Steps, examples, input features, hidden features."""
+pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported")  # by one of torch's own kernels
+T, B, D, H, P = 5, 11, 3, 7, 2
+"""Steps, examples, input features, hidden features, features of a projected state."""
 
 MODULES: dict[str, Callable[..., nn.RNNBase]] = {
     "lstm": nn.LSTM,
+    "lstm_projected": lambda *sizes, **options: nn.LSTM(*sizes, proj_size=P, **options),
     "gru": nn.GRU,
     "rnn_tanh": nn.RNN,
     "rnn_relu": lambda *sizes, **options: nn.RNN(*sizes, nonlinearity="relu", **options),
 }
 
 
-def operation_samples(examples: int = B) -> dict[str, tuple[object, ...]]:
+def random(*shape: int) -> Tensor:
+    """Positive numbers, which no activation sends to a constant."""
+    return torch.rand(*shape, dtype=torch.float64)
+
+
+def weights(gates: int, hidden: int = H) -> tuple[Tensor, ...]:
+    """w_ih, w_hh, b_ih, b_hh."""
+    return random(gates * H, D), random(gates * H, hidden), random(gates * H), random(gates * H)
+
+
+def lstm_samples(w_hr: Tensor | None) -> tuple[tuple[object, ...], tuple[object, ...]]:
+    """Arguments of lstm and lstm_backward."""
+    x, gates, cells, c0, hidden = random(T, B, D), random(T, B, 4 * H), random(T, B, H), random(B, H), H if w_hr is None else P
+    forward = (x, random(B, hidden), c0, *weights(4, hidden), w_hr, False)
+    return forward, (random(T, B, hidden), random(B, hidden), c0, gates, cells, random(B, H), random(4 * H, hidden), w_hr, False)
+
+
+def operation_samples() -> dict[str, tuple[object, ...]]:
     """Arguments of every operation, in float64."""
-
-    def random(*shape: int) -> Tensor:
-        return torch.rand(*shape, dtype=torch.float64)
-
-    sequence, state = random(T, examples, H), random(examples, H)
-
-    def weights(gates: int) -> tuple[Tensor, ...]:
-        return random(gates * H, D), random(gates * H, H), random(gates * H), random(gates * H)
-
-    x = random(T, examples, D)
-    lstm_saved = (random(T, examples, 4 * H), random(T, examples, H), random(examples, H), random(4 * H, H))
-    gru_saved = (random(T, examples, 3 * H), random(T, examples, H), random(T, examples, H), random(3 * H, H))
+    sequence, state, x = random(T, B, H), random(B, H), random(T, B, D)
+    gru_saved = (random(T, B, 3 * H), random(T, B, H), random(T, B, H), random(3 * H, H))
+    (lstm, lstm_backward), (projected, projected_backward) = lstm_samples(None), lstm_samples(random(P, H))
     return {
-        "dpcompile::lstm": (x, state, random(examples, H), *weights(4), False),
-        "dpcompile::lstm_backward": (sequence, state, random(examples, H), *lstm_saved, False),
+        "dpcompile::lstm": lstm,
+        "dpcompile::lstm_backward": lstm_backward,
+        "dpcompile::lstm projected": projected,
+        "dpcompile::lstm_backward projected": projected_backward,
         "dpcompile::gru": (x, state, *weights(3), False),
         "dpcompile::gru_backward": (sequence, state, *gru_saved, False),
         "dpcompile::rnn": (x, state, *weights(1), "tanh", False),
-        "dpcompile::rnn_backward": (sequence, state, random(T, examples, H), random(H, H), "tanh", False),
+        "dpcompile::rnn_backward": (sequence, state, random(T, B, H), random(H, H), "tanh", False),
     }
 
 
 def operation(name: str) -> Any:
-    return getattr(torch.ops.dpcompile, name.removeprefix("dpcompile::")).default
+    return getattr(torch.ops.dpcompile, name.split(maxsplit=1)[0].removeprefix("dpcompile::")).default
 
 
-@pytest.mark.parametrize("name", recurrent_ops.EXAMPLE_DIMS)
+def test_every_operation_has_samples() -> None:
+    assert {name.split()[0] for name in operation_samples()} == set(recurrent_ops.EXAMPLE_DIMS)
+
+
+@pytest.mark.parametrize("name", operation_samples())
 def test_operations_are_functional_and_traced_shapes_are_real_shapes(name: str) -> None:
     for reverse in (False, True):
         arguments = (*operation_samples()[name][:-1], reverse)
         torch.library.opcheck(operation(name), arguments, test_utils=("test_schema", "test_faketensor"))
 
 
-@pytest.mark.parametrize("name", recurrent_ops.EXAMPLE_DIMS)
+@pytest.mark.parametrize("name", operation_samples())
 def test_the_table_says_where_the_example_axis_is(name: str) -> None:
     """Example 2 alone is replaced: all its slices move, and nothing else does."""
-    table, arguments = recurrent_ops.EXAMPLE_DIMS[name], operation_samples()[name]
+    table, arguments = recurrent_ops.EXAMPLE_DIMS[name.split(maxsplit=1)[0]], operation_samples()[name]
     assert list(table.arguments) == [argument.name for argument in operation(name)._schema.arguments]
     dims = list(table.arguments.values())
     changed = [replaced(argument, dim, 2) for argument, dim in zip(arguments, dims, strict=True)]
@@ -88,7 +104,7 @@ class Classifier(nn.Module):
     def __init__(self, recurrent: nn.RNNBase) -> None:
         super().__init__()
         self.recurrent = recurrent
-        self.head = nn.Linear(recurrent.hidden_size * (2 if recurrent.bidirectional else 1), 3)
+        self.head = nn.Linear((recurrent.proj_size or recurrent.hidden_size) * (2 if recurrent.bidirectional else 1), 3)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(self.head(self.recurrent(x)[0].mean(1)), y, reduction="none")
@@ -145,15 +161,17 @@ def test_graph_size_does_not_depend_on_the_sequence_length(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", MODULES)
 def test_every_weight_has_one_contraction(kind: str) -> None:
-    """mm: two weights, the head's weight and the head's input gradient. sum: two biases and the head's."""
-    _, graph = captured(Classifier(MODULES[kind](D, H, batch_first=True)), T)
+    """mm: two weights or three, the head's weight and the head's input gradient. sum: two biases and the head's."""
+    model = Classifier(MODULES[kind](D, H, batch_first=True))
+    _, graph = captured(model, T)
     targets = [node.target for node in graph.graph.nodes]
-    assert targets.count(aten.mm.default) == 4
+    assert targets.count(aten.mm.default) == (5 if model.recurrent.proj_size else 4)
     assert targets.count(aten.sum.dim_IntList) == 3
 
 
-def test_two_layers_of_256_steps_are_traced_in_seconds() -> None:
-    model = Classifier(nn.LSTM(D, H, num_layers=2, batch_first=True))
+@pytest.mark.parametrize("kind", ["lstm", "lstm_projected"])
+def test_two_layers_of_256_steps_are_traced_in_seconds(kind: str) -> None:
+    model = Classifier(MODULES[kind](D, H, num_layers=2, batch_first=True))
     start = perf_counter()
     captured(model, 256)
     assert perf_counter() - start < 10

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
-from captured import Captured, captured_case, rewritten, tensors
+from captured import Captured, captured, captured_case, rewritten, tensors
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from dpcompile.cost.hardware import HARDWARE
+from dpcompile.kernels import recurrent_ops
 from dpcompile.predict.nodes import is_view, predict, work_of
 
 NAMES = ["MLP", "CNN", "ResNet-18", "ViT", "GPT-2, sdpa", "BERT, eager"]
@@ -42,3 +46,23 @@ def test_every_call_has_a_price(name: str) -> None:
     assert list(seconds) == calls and all(0 < spent < 1 for spent in seconds.values())
     views = [seconds[node] for node in calls if is_view(node)]
     assert views and max(views) < 3e-6
+
+
+SEQUENCES: dict[str, Callable[[], nn.RNNBase]] = {
+    "lstm": lambda: nn.LSTM(3, 5),
+    "lstm, projected": lambda: nn.LSTM(3, 5, proj_size=2),
+    "gru": lambda: nn.GRU(3, 5),
+    "rnn": lambda: nn.RNN(3, 5),
+}
+
+
+@pytest.mark.parametrize("name", SEQUENCES)
+@pytest.mark.parametrize("size", [3, 64])
+def test_matrix_flops_of_a_recurrent_operation_are_those_of_torchs_own_layer(name: str, size: int) -> None:
+    layer = SEQUENCES[name]().double()  # torch unrolls it into products that it counts
+    made = captured(layer, lambda m, x: m(x)[0].square().sum((0, 2)), torch.randn(7, 3, 3).double(), batch_dim=1)
+    forward = (recurrent_ops.lstm, recurrent_ops.gru, recurrent_ops.rnn)
+    (node,) = (node for node in made.joint.graph.nodes if node.target in forward)
+    with FlopCounterMode(display=False) as counter:
+        layer(torch.randn(7, size, 3).double())
+    assert work_of(node, size).matrix_flops == counter.get_total_flops()

@@ -53,7 +53,6 @@ ALIKE = {
     "conv2d made channels_last",
     "LSTM, sequence first",
     "LSTM, one step",
-    "LSTM, projected",
     "LSTM cell",
     "GRU",
     "GRU, two layers without bias",
