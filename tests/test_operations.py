@@ -9,11 +9,12 @@ import torch
 from operations import Row, around, norms
 from operations_functions import FUNCTIONS
 from operations_layers import MODULES
+from operations_seldom import SELDOM
 from oracle import per_example_gradients, relative_error
 
 from dpcompile import DPCompileError, dpcompile
 
-ROWS = FUNCTIONS + MODULES
+ROWS = FUNCTIONS + MODULES + SELDOM
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 

@@ -15,6 +15,8 @@ from dpcompile.rules.rule import LAID, Result, Rule, Use, aligned, differing, is
 
 aten = torch.ops.aten
 Part = tuple[State, list[sympy.Expr]]
+CDIST_GRADIENT = aten._cdist_backward.default._schema.arguments[0].name
+"""`grad`; `grad_output` from torch 2.15 on."""
 
 
 def leading(results: tuple[int, ...], **operands: int) -> Rule:
@@ -133,5 +135,5 @@ RULES: dict[object, Rule] = {
     torch.ops.dpcompile.matrix_exp_backward.default: linear_in("grad")(leading((2,), grad=2, a=2)),
     aten.ormqr.default: linear_in("input3")(leading((2,), self=2, input2=1, input3=2)),
     aten._cdist_forward.default: leading((2,), x1=2, x2=2), aten._euclidean_dist.default: leading((2,), x1=2, x2=2),
-    aten._cdist_backward.default: linear_in("grad")(leading((2,), grad=2, x1=2, x2=2, cdist=2)),
+    aten._cdist_backward.default: linear_in(CDIST_GRADIENT)(leading((2,), x1=2, x2=2, cdist=2, **{CDIST_GRADIENT: 2})),
 }  # fmt: skip
