@@ -91,7 +91,7 @@ PICKED = flat({
     "select_scatter": (PLACE, lambda h: torch.select_scatter(h, torch.zeros(5), 0, 0)),
     "slice_scatter": (PLACE, lambda h: torch.slice_scatter(h, torch.zeros(1, 5), 0, 0, 1)),
     "windows over the batch": (r"windows slide over the batch|" + FIXED, lambda h: h + F.pad(h.unfold(0, 2, 1).sum(2), (0, 0, 0, 1))),
-    "as_strided across examples": (r"as_strided reads across examples|" + OTHER, lambda h: h.contiguous().as_strided((h.shape[0], 5), (1, 1))),
+    "as_strided across examples": (r"as_strided reads across examples|became a fixed number|" + OTHER, lambda h: h.contiguous().as_strided((h.shape[0], 5), (1, 1))),
     "as_strided of the first example": (r"as_strided reads across examples", lambda h: h.contiguous().as_strided(h.shape, (0, 1))),
     "repeated and cut": (r"batch|blocks|" + PLACE, lambda h: h.repeat(2, 1)[1 : h.shape[0] + 1]),
     "interleaved and cut": (PLACE + "|repeat", lambda h: h.repeat_interleave(2, 0)[: h.shape[0]]),

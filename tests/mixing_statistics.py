@@ -54,7 +54,7 @@ REDUCED = flat({
     "matrix norm": (OVER + "|" + SUM, lambda h: h / torch.linalg.matrix_norm(h)),
     "median": (OVER, lambda h: h - h.median(0).values),
     "median of everything": (OVER, lambda h: h - h.median()),
-    "quantile": (UNKNOWN + "|" + ALONG + "|runs|quantile", lambda h: h - h.quantile(0.5, dim=0)),
+    "quantile": (UNKNOWN + "|" + ALONG + "|runs|quantile|used as a value", lambda h: h - h.quantile(0.5, dim=0)),
     "kthvalue": (OVER, lambda h: h - h.kthvalue(2, 0).values),
     "mode": (UNKNOWN + "|" + OVER, lambda h: h - h.round().mode(0).values),
     "any": (OVER, lambda h: h * (h > 1).any(0)),

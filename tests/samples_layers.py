@@ -202,7 +202,8 @@ def attention(name: str) -> list[Sample]:
     """Calls of a fused attention operation and of its backward with every layout, and with masks."""
     has_mask = "_flash_attention" not in name or "for_cpu" in name
     cases = [qkv(batched, N, 2), qkv(batched, N, 2, inner=3), qkv(batched, N, 2, outer=3), qkv(uniform, N, 2),
-             [*qkv(batched, N, 2, inner=3)[:2], *qkv(batched, N, 2, outer=3)[2:]], qkv(batched, 2, N), qkv(summed, 2, 2)]  # fmt: skip
+             [*qkv(batched, N, 2, inner=3)[:2], *qkv(batched, N, 2, outer=3)[2:]], qkv(batched, 2, N), qkv(summed, 2, 2),
+             qkv(batched, 2, N, inner=3), qkv(uniform, 2, N)]  # fmt: skip
     masks: list[Operand | None] = [None] * len(cases)
     if has_mask:
         masks += [
@@ -237,11 +238,9 @@ def attention_call(op: Any, operands: list[Operand], mask: Operand | None) -> Sa
     arguments = op._schema.arguments
     args = [given.get(a.name) for a in arguments if not a.kwarg_only and a.name != "return_debug_mask"]
     kwargs = {a.name: given[a.name] for a in arguments if a.kwarg_only and a.name in given and given[a.name] is not None}
-    heads = not isinstance(query.state, type(SUM)) and query.shape[0] is not N
-    return call(op, *args, run=meaning_of(op), cautious=heads, **kwargs)
+    return call(op, *args, run=meaning_of(op), **kwargs)
 
 
-SUM = summed(1).state
 ATTENTION: tuple[Sample, ...] = tuple(s for name in (
     "_scaled_dot_product_flash_attention", "_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_efficient_attention",
     "_scaled_dot_product_cudnn_attention", "_scaled_dot_product_fused_attention_overrideable") for s in attention(name))  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from time import perf_counter
+from time import process_time
 from typing import Any
 
 import pytest
@@ -127,10 +127,10 @@ def test_the_graph_is_that_of_any_number_of_steps() -> None:
 
 
 def test_512_steps_compile_in_seconds() -> None:
-    start = perf_counter()
+    start = process_time()  # of this process, for others may be busy
     private = dpcompile(model_with(), loss=squares, example_batch=(sequences(2, 512),))
     private(sequences(2, 512))
-    assert perf_counter() - start < 10
+    assert process_time() - start < 10
 
 
 def test_inductor_computes_the_same() -> None:

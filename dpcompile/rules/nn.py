@@ -67,7 +67,8 @@ def aligned_first(use: Use, *names: str) -> State:
 
 
 def attention(use: Use) -> Result:
-    """Scaled dot-product attention: query, key, value, output and their gradients hold the examples first.
+    """Scaled dot-product attention: query, key, value, output and their gradients hold the examples first, or as heads (what
+    torch makes of three dimensions from 2.15 on); it attends within each of both.
 
     The mask (or bias) broadcasts against [B, heads, T, S]; seeds and sequence offsets are shared.
     """
@@ -80,9 +81,9 @@ def attention(use: Use) -> Result:
     wrong = any(
         not isinstance(use.state(node), (*LAID, Shared, Constant)) for node in [*operands, *([mask] if mask is not None else [])]
     )
-    if wrong or not found or len({(s.dim, s.outer, s.inner) for s in found}) > 1 or found[0].dim != 0:
+    if wrong or not found or len({(s.dim, s.outer, s.inner) for s in found}) > 1 or found[0].dim not in (0, 1):
         raise Mixes("the operands of attention hold their examples along different axes")
-    return attention_results(use, Batched(0, found[0].outer, found[0].inner))
+    return attention_results(use, Batched(found[0].dim, found[0].outer, found[0].inner))
 
 
 def attention_results(use: Use, state: Batched) -> tuple[State, ...]:
