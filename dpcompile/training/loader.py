@@ -89,7 +89,7 @@ def check_loader(loader: Any, poisson_sampling: bool) -> None:
 def BatchMemoryManager(  # Opacus' name
     *, data_loader: PrivateLoader, max_physical_batch_size: int, optimizer: Any = None
 ) -> Iterator[PrivateLoader]:
-    """Opacus' way to say physical_batch_size: at most that many examples at a time until the block ends; the steps stay the same."""
+    """Opacus' way to say physical_batch_size: at most that many examples at a time until the block ends."""
     before = data_loader.physical.limit
     data_loader.physical.limit = max_physical_batch_size
     try:
