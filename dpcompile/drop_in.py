@@ -92,7 +92,7 @@ class ClippedBackward(torch.autograd.Function):
         """Clipped sums in the order of the parameters, in their dtypes."""
         pending: Pending = ctx.pending
         step = pending.module.step_of(pending, cotangents)
-        return (None, None, *(step.grads[name].to(p.dtype) for name, p in pending.module.inner.trainable()))
+        return (None, None, *pending.module.delivered(step))
 
 
 class DropIn(nn.Module):
@@ -189,13 +189,21 @@ class DropIn(nn.Module):
             step = self.inner.empty_step(flat)
         else:
             self.inner.max_grad_norm = self.private.max_grad_norm
-            counted = torch.ones(size, dtype=torch.bool, device=flat.tensors[0].device)
+            counted = self.counted(size, flat.tensors[0].device)
             with pending.recall.restored():
                 step = self.inner.run(pending.compiled, flat, counted)
             if pending.compiled.runner.random:
                 check_same_draws(step.losses, pending.outputs, cotangents, pending.dims)
         self.last_step = dataclasses.replace(step, grads={})
         return step
+
+    def counted(self, size: int, device: torch.device) -> Tensor:
+        """bool[size]: the examples that count; all of them."""
+        return torch.ones(size, dtype=torch.bool, device=device)
+
+    def delivered(self, step: Step) -> tuple[Tensor | None, ...]:
+        """What autograd adds into p.grad, in the order of the parameters and in their dtypes."""
+        return tuple(step.grads[name].to(parameter.dtype) for name, parameter in self.inner.trainable())
 
     def report(self) -> Report:
         """What was chosen, and that the loss is not verified."""

@@ -1,0 +1,21 @@
+"""Private training: noise, accounting, Poisson sampling, and an engine with Opacus' interface."""
+
+from dpcompile.training.accountant import Accountant
+from dpcompile.training.calibrate import noise_multiplier_for
+from dpcompile.training.engine import PrivacyEngine, make_private, make_private_with_epsilon
+from dpcompile.training.loader import BatchMemoryManager, PrivateLoader
+from dpcompile.training.module import PrivateDropIn, PrivateLoss
+from dpcompile.training.optimizer import PrivateOptimizer
+
+__all__ = [
+    "Accountant",
+    "BatchMemoryManager",
+    "PrivacyEngine",
+    "PrivateDropIn",
+    "PrivateLoader",
+    "PrivateLoss",
+    "PrivateOptimizer",
+    "make_private",
+    "make_private_with_epsilon",
+    "noise_multiplier_for",
+]

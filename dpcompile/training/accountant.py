@@ -1,0 +1,142 @@
+"""How much privacy the steps so far have spent; the arithmetic is dp-accounting's.
+
+The ledger counts releases; epsilon is computed from it when it is asked for. "pld" composes privacy loss distributions (tight, up
+to a stated discretisation that only rounds up), "rdp" Renyi divergences (Mironov 2017; an upper bound, faster).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from importlib.metadata import version
+from typing import Any, Protocol
+
+from dp_accounting import ComposedDpEvent, DpEvent, NeighboringRelation, PrivacyAccountant, SelfComposedDpEvent, pld, rdp
+
+from dpcompile.ir.errors import InvalidInput
+from dpcompile.training.release import Pass, Poisson, Release
+
+ORDERS = [1 + x / 10 for x in range(1, 100)] + list(range(11, 64)) + [128, 256, 512, 1024]
+"""Renyi orders; those that Opacus uses, and a few large ones for much noise."""
+KINDS = ("pld", "rdp")
+ADD_OR_REMOVE = NeighboringRelation.ADD_OR_REMOVE_ONE
+
+
+class OtherAccountant(Protocol):
+    """What an accountant of another library must offer (Opacus' IAccountant does)."""
+
+    def step(self, *, noise_multiplier: float, sample_rate: float) -> None: ...
+    def get_epsilon(self, delta: float) -> float: ...
+
+
+class Ledger:
+    """The releases so far, in order; equal neighbours are counted."""
+
+    def __init__(self) -> None:
+        self.entries: list[tuple[Release, int]] = []
+
+    def add(self, release: Release) -> None:
+        """Count one more step; the steps of one pass are one release, with the least noise among them."""
+        last, count = self.entries[-1] if self.entries else (None, 0)
+        if last is not None and isinstance(release.sampling, Pass) and last.sampling == release.sampling:
+            self.entries[-1] = min(last, release, key=lambda r: r.noise_multiplier), 1
+        elif last == release:
+            self.entries[-1] = release, count + 1
+        else:
+            self.entries.append((release, 1))
+
+    def event(self) -> DpEvent:
+        """All releases composed."""
+        return ComposedDpEvent([SelfComposedDpEvent(release.event, count) for release, count in self.entries])
+
+    def to_json(self) -> list[Any]:
+        """Plain data."""
+        return [[release.to_json(), count] for release, count in self.entries]
+
+    def load_json(self, data: list[Any]) -> None:
+        """Take the place of what is there by what `to_json` wrote."""
+        self.entries = [(Release.from_json(release), count) for release, count in data]
+
+    def __len__(self) -> int:
+        return sum(count for _, count in self.entries)
+
+
+class Accountant:
+    """The ledger of a training run and the epsilon that it amounts to. kind: "pld" or "rdp"."""
+
+    def __init__(self, kind: str = "pld", other: OtherAccountant | None = None) -> None:
+        if kind not in KINDS:
+            raise InvalidInput(
+                f'accountant={kind!r} does not exist; use "pld" or "rdp", or give an accountant with step() and get_epsilon(). '
+                "(Central-limit accounting, gdp, is left out: it can under-estimate epsilon)"
+            )
+        self.kind, self.other = kind, other
+        self.ledger = Ledger()
+
+    def add(self, release: Release) -> None:
+        """Count one step, before its result is used."""
+        self.ledger.add(release)
+        if self.other is not None:
+            if not isinstance(release.sampling, Poisson):
+                raise InvalidInput(f"{type(self.other).__name__} accounts Poisson sampling only; this run has {release.sampling}")
+            self.other.step(noise_multiplier=release.noise_multiplier, sample_rate=release.sampling.rate)
+
+    def get_epsilon(self, delta: float) -> float:
+        """Epsilon of all steps so far at this delta; infinite where a step had no noise, 0 before the first."""
+        check_delta(delta)
+        if self.other is not None:
+            return float(self.other.get_epsilon(delta))
+        return epsilon_of(self.ledger.event(), delta, self.kind) if self.ledger.entries else 0.0
+
+    def statement(self, delta: float) -> str:
+        """What may be said of the trained model, with everything that it rests on."""
+        kinds = dict.fromkeys(str(release.sampling) for release, _ in self.ledger.entries)
+        noises = sorted({release.noise_multiplier for release, _ in self.ledger.entries})
+        noise = f"{noises[0]:.6g}" if len(noises) == 1 else f"{noises[0]:.6g} to {noises[-1]:.6g}" if noises else "none"
+        name = (
+            type(self.other).__name__
+            if self.other is not None
+            else f"{self.kind.upper()}, dp-accounting {version('dp-accounting')}"
+        )
+        relation = "zeroing out" if any(isinstance(r.sampling, Pass) for r, _ in self.ledger.entries) else "adding or removing"
+        steps = "passes" if relation == "zeroing out" else "steps"
+        return (
+            f"({self.get_epsilon(delta):.4g}, {delta:g})-differentially private under {relation} one example: {len(self.ledger)} "
+            f"{steps} of {' and '.join(kinds) or 'nothing'}, noise multiplier {noise} ({name}). It covers the parameters "
+            "after every "
+            "step; choices made by looking at the data (settings, early stopping) are not counted"
+        )
+
+
+def epsilon_of(event: DpEvent, delta: float, kind: str) -> float:
+    """Epsilon of an event."""
+    accountant = new_accountant(kind, event)
+    with quiet():
+        accountant.compose(event)
+        return max(0.0, float(accountant.get_epsilon(delta)))
+
+
+def new_accountant(kind: str, event: DpEvent | None = None) -> PrivacyAccountant:
+    """A fresh accountant of dp-accounting for the relation that our sensitivity holds for."""
+    if kind == "pld":
+        return pld.PLDAccountant(ADD_OR_REMOVE)
+    return rdp.RdpAccountant(ORDERS, ADD_OR_REMOVE)
+
+
+def check_delta(delta: Any) -> None:
+    """A delta strictly between 0 and 1."""
+    if isinstance(delta, bool) or not isinstance(delta, (int, float)) or not 0 < delta < 1:
+        raise InvalidInput(f"delta must be between 0 and 1, got {delta!r}; it is usually below 1 / number of examples")
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the accountant's warnings of Renyi orders that it leaves out, which only makes its bound larger."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

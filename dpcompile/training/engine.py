@@ -1,0 +1,266 @@
+"""`make_private`: the user's module, optimizer and data loader in, private ones out, with Opacus' names of arguments.
+
+from dpcompile.training import PrivacyEngine             # instead of: from opacus import PrivacyEngine
+engine = PrivacyEngine()
+module, optimizer, loader = engine.make_private(module=model, optimizer=optimizer, data_loader=loader,
+                                                noise_multiplier=1.0, max_grad_norm=1.0)
+...                                                      # the training loop as it was
+engine.get_epsilon(delta=1e-5)
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
+
+from dpcompile.ir.errors import InvalidInput
+from dpcompile.module import PrivateModule, dpcompile
+from dpcompile.training.accountant import KINDS, Accountant
+from dpcompile.training.calibrate import noise_multiplier_for
+from dpcompile.training.checkpoint import load, save
+from dpcompile.training.loader import PrivateLoader, check_loader
+from dpcompile.training.module import PrivateDropIn, PrivateLoss
+from dpcompile.training.noise import GeneratorNoise, Noise, SecureNoise
+from dpcompile.training.optimizer import PrivateOptimizer
+from dpcompile.training.release import Pass, Poisson, Sampling, TruncatedPoisson, checked_rate
+from dpcompile.training.sampling import Draws
+from dpcompile.training.session import Session
+
+Triple = tuple[Any, PrivateOptimizer, PrivateLoader]
+OTHER_MODES = ("hooks", "functorch", "ew", "auto")
+
+
+class PrivacyEngine:
+    """Makes one training run private and accounts for it.
+
+    accountant: "pld" (tight), "rdp", or an accountant with Opacus' interface. secure_mode: noise from the operating system's
+    cryptographic generator (`dpcompile.training.noise.SecureNoise`). seed: repeatable draws and noise, for tests only: whoever
+    knows it can subtract the noise.
+    """
+
+    def __init__(self, *, accountant: Any = "pld", secure_mode: bool = False, seed: int | None = None) -> None:
+        if secure_mode and seed is not None:
+            raise InvalidInput(
+                "secure_mode=True and seed= exclude each other: seeded noise can be repeated by whoever knows the seed"
+            )
+        self.accountant = Accountant(accountant) if isinstance(accountant, str) else Accountant("pld", accountant)
+        self.secure_mode, self.seed = secure_mode, seed
+        self.made: Triple | None = None
+
+    def make_private(
+        self,
+        *,
+        module: nn.Module,
+        optimizer: Optimizer,
+        data_loader: DataLoader[Any],
+        noise_multiplier: float,
+        max_grad_norm: float | None = None,
+        expected_batch_size: int | None = None,
+        sample_rate: float | None = None,
+        physical_batch_size: int | None = None,
+        pad_batches: bool | None = None,
+        truncated_batch_size: int | None = None,
+        poisson_sampling: bool = True,
+        clipping: Any = "flat",
+        loss_reduction: str = "mean",
+        noise_generator: torch.Generator | None = None,
+        criterion: Any = None,
+        batch_first: bool = True,
+        grad_sample_mode: str = "auto",
+        **compile_options: Any,
+    ) -> Triple:
+        """The private (module, optimizer, data_loader).
+
+        module: an ordinary model, for a loop that calls `criterion(module(x), y).backward()`; or what `dpcompile(model, loss)`
+        returned, for `step = module(x, y)` with a loss that is verified. Its parameters stay the user's own.
+        noise_multiplier: standard deviation of the noise in units of the sensitivity. max_grad_norm: clip norm (1.0).
+        expected_batch_size: the public divisor of the sum; the loader's batch_size by default. sample_rate: the probability with
+        which an example is drawn; expected_batch_size / number of examples by default, which reveals that number where it is
+        secret. physical_batch_size: the most examples at a time; larger draws come in several batches with one release.
+        pad_batches: whether each is filled up to exactly that size with rows that count nothing (by default on a GPU).
+        truncated_batch_size: the most examples of one step; of a larger draw a random part is taken, and accounted as that.
+        poisson_sampling=False: the loader's own kind of passes over all examples, accounted without amplification by sampling.
+        clipping: see dpcompile. loss_reduction: whether the criterion outside averages over the batch ("mean") or sums.
+        noise_generator: a torch generator for the noise. criterion, batch_first, grad_sample_mode: as Opacus has them; nothing
+        depends on them. The rest goes to dpcompile (strategy, backend, memory_budget, batch_dim, ...).
+        Raises InvalidInput for what cannot be accounted; the model is refused, if it is, with its first batch.
+        """
+        check_mode(grad_sample_mode, batch_first)
+        check_loader(data_loader, poisson_sampling)
+        private = as_private(module, max_grad_norm, clipping, compile_options)
+        expected = divisor(expected_batch_size, data_loader)
+        session, noise = Session(), self.noise_for(private, noise_generator)
+        sampling = sampling_for(data_loader, expected, sample_rate, truncated_batch_size, poisson_sampling)
+        draws = Draws(len(data_loader.dataset), sampling, expected, self.seed)  # type: ignore[arg-type]
+        size, pad = physical(physical_batch_size, pad_batches, expected, device_of(private))
+        loader = PrivateLoader(data_loader, session, draws, expected, size, pad)
+        wrapped = PrivateOptimizer(optimizer, private, session, draws, noise, self.accountant, noise_multiplier, expected)
+        self.made = training_module(module, private, session, loss_reduction), wrapped, loader
+        return self.made
+
+    def make_private_with_epsilon(
+        self, *, target_epsilon: float, target_delta: float, epochs: int, data_loader: DataLoader[Any], **options: Any
+    ) -> Triple:
+        """The same with the least noise that keeps `epochs` epochs within (target_epsilon, target_delta)."""
+        if "noise_multiplier" in options:
+            raise InvalidInput("noise_multiplier follows from target_epsilon; give one of them")
+        if self.accountant.other is not None:
+            raise InvalidInput(
+                'the noise for a target epsilon is found with accountant="pld" or "rdp"; or give make_private a noise_multiplier'
+            )
+        check_loader(data_loader, options.get("poisson_sampling", True))
+        expected = divisor(options.get("expected_batch_size"), data_loader)
+        sampling = sampling_for(data_loader, expected, options.get("sample_rate"), options.get("truncated_batch_size"),
+                                options.get("poisson_sampling", True))  # fmt: skip
+        steps = epochs if isinstance(sampling, Pass) else epochs * len(Draws(1, sampling, expected, 0))
+        noise_multiplier = noise_multiplier_for(target_epsilon, target_delta, sampling, steps, self.accountant.kind)
+        return self.make_private(data_loader=data_loader, noise_multiplier=noise_multiplier, **options)
+
+    def get_epsilon(self, delta: float) -> float:
+        """Epsilon of all steps so far."""
+        return self.accountant.get_epsilon(delta)
+
+    def statement(self, delta: float) -> str:
+        """What may be said of the trained model."""
+        return self.accountant.statement(delta)
+
+    def save_checkpoint(
+        self, *, path: str | os.PathLike[str], module: Any = None, optimizer: Any = None, checkpoint_dict: Any = None
+    ) -> None:
+        """Write the run to one safetensors file (no pickle); checkpoint_dict: plain data and tensors of the loop besides.
+
+        module and optimizer are Opacus' arguments; they must be those that make_private returned.
+        """
+        save(path, *self.triple(module, optimizer), extra=checkpoint_dict)
+
+    def load_checkpoint(self, *, path: str | os.PathLike[str], module: Any = None, optimizer: Any = None) -> Any:
+        """Continue from such a file, in the middle of an epoch too; returns its checkpoint_dict."""
+        return load(path, *self.triple(module, optimizer))
+
+    def triple(self, module: Any, optimizer: Any) -> Triple:
+        """What make_private returned last."""
+        if self.made is None:
+            raise InvalidInput("make_private comes before checkpoints")
+        if module not in (None, self.made[0]) or optimizer not in (None, self.made[1]):
+            raise InvalidInput("give the module and the optimizer that make_private returned last, or leave them out")
+        return self.made
+
+    def noise_for(self, private: PrivateModule, generator: torch.Generator | None) -> Noise:
+        """The source of noise that was asked for."""
+        if self.secure_mode:
+            if generator is not None:
+                raise InvalidInput("secure_mode=True draws from the operating system; leave noise_generator out")
+            return SecureNoise()
+        return GeneratorNoise(None if self.seed is None else self.seed + 1, generator, device_of(private))
+
+
+def as_private(module: Any, max_grad_norm: float | None, clipping: Any, options: dict[str, Any]) -> PrivateModule:
+    """The compiled module: the given one, or one for the given model."""
+    if not isinstance(module, nn.Module):
+        raise InvalidInput(f"module must be a torch.nn.Module, got {type(module).__name__}")
+    if isinstance(module, (PrivateDropIn, PrivateLoss)):
+        raise InvalidInput("module is private already; give the model that you made yourself")
+    if not isinstance(module, PrivateModule):
+        return dpcompile(module, max_grad_norm=1.0 if max_grad_norm is None else max_grad_norm, clipping=clipping, **options)
+    if options or clipping != "flat":
+        raise InvalidInput(f"{', '.join(options) or 'clipping'} belongs into the dpcompile(...) that made the module")
+    if max_grad_norm is not None:
+        module.max_grad_norm = max_grad_norm
+    return module
+
+
+def training_module(
+    given: nn.Module, private: PrivateModule, session: Session, loss_reduction: str
+) -> PrivateDropIn | PrivateLoss:
+    """What the loop calls."""
+    return PrivateLoss(private, session) if given is private else PrivateDropIn(private, session, loss_reduction, 0)
+
+
+def divisor(expected: Any, loader: DataLoader[Any]) -> int:
+    """The public constant that sums are divided by."""
+    if expected is None:
+        expected = loader.expected_batch_size if isinstance(loader, PrivateLoader) else loader.batch_size
+    if expected is None:
+        raise InvalidInput(
+            "expected_batch_size= is missing, and data_loader has no batch_size to take it from: sums are divided by a "
+            "public constant, "
+            "never by the number of examples that were drawn"
+        )
+    return whole(expected, "expected_batch_size")
+
+
+def sampling_for(loader: DataLoader[Any], expected: int, rate: Any, limit: Any, poisson: bool) -> Sampling:
+    """How examples are drawn."""
+    count = len(loader.dataset)  # type: ignore[arg-type]
+    if not poisson:
+        if rate is not None or limit is not None:
+            raise InvalidInput(
+                "sample_rate= and truncated_batch_size= are for Poisson sampling; leave them out, or poisson_sampling=False"
+            )
+        return Pass(0)
+    if count == 0 and rate is None:
+        raise InvalidInput("data_loader's dataset is empty")
+    found = checked_rate(expected / count if rate is None else rate)
+    return Poisson(found) if limit is None else TruncatedPoisson(found, count, whole(limit, "truncated_batch_size"))
+
+
+def physical(size: Any, pad: bool | None, expected: int, device: torch.device) -> tuple[int | None, bool]:
+    """The most rows of a physical batch, if there is a limit, and whether all have that many; on a GPU they do by default."""
+    is_padded = device.type == "cuda" if pad is None else pad
+    if size is None:
+        return (usual_size(expected) if is_padded else None), is_padded
+    return whole(size, "physical_batch_size"), is_padded
+
+
+def whole(number: Any, name: str) -> int:
+    """A whole number of at least 1."""
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise InvalidInput(f"{name} must be a whole number of at least 1, got {number!r}")
+    return number
+
+
+def usual_size(expected: int) -> int:
+    """Three standard deviations above the expected size, in eights: one physical batch nearly always holds a Poisson draw."""
+    return -(-int(expected + 3 * expected**0.5) // 8) * 8
+
+
+def device_of(private: PrivateModule) -> torch.device:
+    """Where the parameters are."""
+    first: Tensor | None = next(iter(parameter for _, parameter in private.trainable()), None)
+    if first is None:
+        raise InvalidInput("module has no parameter that requires grad; there is nothing to train")
+    return first.device
+
+
+def check_mode(grad_sample_mode: str, batch_first: bool) -> None:
+    """Opacus' arguments that have no counterpart here, and several processes, whose sums would be added before the noise."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InvalidInput("WORLD_SIZE is above 1: private training runs in one process so far")
+    if grad_sample_mode not in OTHER_MODES:
+        raise InvalidInput(
+            f"grad_sample_mode={grad_sample_mode!r}: the compiler chooses how norms are computed, and make_private always "
+            "returns "
+            "(module, optimizer, data_loader); leave grad_sample_mode out and call backward on the loss as usual"
+        )
+    if not batch_first:
+        raise InvalidInput("batch_first=False: say with batch_dim= where the examples lie (batch_dim=1)")
+
+
+def make_private(*, accountant: Any = "pld", secure_mode: bool = False, seed: int | None = None, **options: Any) -> Triple:
+    """`PrivacyEngine(...).make_private(...)`; `optimizer.get_epsilon(delta)` says what was spent."""
+    return PrivacyEngine(accountant=accountant, secure_mode=secure_mode, seed=seed).make_private(**options)
+
+
+def make_private_with_epsilon(
+    *, accountant: Any = "pld", secure_mode: bool = False, seed: int | None = None, **options: Any
+) -> Triple:
+    """`PrivacyEngine(...).make_private_with_epsilon(...)`."""
+    return PrivacyEngine(accountant=accountant, secure_mode=secure_mode, seed=seed).make_private_with_epsilon(**options)
+
+
+__all__ = ["KINDS", "PrivacyEngine", "make_private", "make_private_with_epsilon"]

@@ -1,0 +1,171 @@
+"""An optimizer that publishes before it updates: (clipped sum + noise) / divisor, once per logical step, then the user's own
+step.
+
+    p.grad = (sum of clipped gradients + noise_multiplier * sensitivity * N(0, 1)) / expected_batch_size
+
+The divisor is a public constant and never the number of examples drawn (Abadi et al., Deep Learning with Differential Privacy,
+2016, algorithm 1, for Poisson samples).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import LBFGS, Optimizer
+
+from dpcompile.ir.errors import InvalidInput
+from dpcompile.module import PrivateModule
+from dpcompile.training.accountant import Accountant
+from dpcompile.training.noise import Noise
+from dpcompile.training.release import Release, checked_noise
+from dpcompile.training.sampling import Draws
+from dpcompile.training.session import Session
+
+Parameters = list[tuple[str, torch.nn.Parameter]]
+
+
+class PrivateOptimizer(Optimizer):
+    """The user's optimizer behind the Gaussian mechanism; groups, state and state_dict are the user's optimizer's own.
+
+    `step()` does nothing until the last physical batch of a logical step was used; it then accounts for the release, adds noise
+    and
+    steps. `noise_multiplier` and `max_grad_norm` may be changed between steps (schedulers do): what is used is what is accounted.
+    """
+
+    original_optimizer: Optimizer
+
+    def __init__(self, optimizer: Optimizer, private: PrivateModule, session: Session, draws: Draws, noise: Noise,
+                 accountant: Accountant, noise_multiplier: float, expected_batch_size: int) -> None:  # fmt: skip
+        # Not Optimizer's own constructor: groups, state and hooks are those of the user's optimizer, by __getattr__.
+        self.__dict__["original_optimizer"] = optimizer
+        check_optimizer(optimizer, private)
+        self.private, self.session, self.draws, self.noise, self.accountant = private, session, draws, noise, accountant
+        self.noise_multiplier, self.expected_batch_size = checked_noise(noise_multiplier), expected_batch_size
+        self.memory: dict[tuple[Any, ...], Tensor] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "original_optimizer":
+            raise AttributeError(name)
+        return getattr(self.original_optimizer, name)
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The user's optimizer's groups."""
+        return self.original_optimizer.param_groups
+
+    @param_groups.setter
+    def param_groups(self, groups: list[dict[str, Any]]) -> None:
+        self.original_optimizer.param_groups = groups
+
+    @property
+    def max_grad_norm(self) -> float:
+        """The clip norm of the steps to come."""
+        return float(self.private.max_grad_norm)
+
+    @max_grad_norm.setter
+    def max_grad_norm(self, value: float) -> None:
+        self.private.max_grad_norm = value
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Release and update if the logical step is complete; returns what the closure returned, which is called once."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self.session.check_ready()
+        if not self.session.is_complete:
+            return loss
+        self.release()
+        self.original_optimizer.step()
+        self.session.close()
+        return loss
+
+    @torch.no_grad()
+    def release(self) -> None:
+        """Account for the step, then put the noisy mean into p.grad."""
+        self.session.check_unchanged(self.released())
+        assert self.session.current is not None
+        release = Release(self.draws.sampling_of(self.session.current.number), checked_noise(self.noise_multiplier))
+        self.accountant.add(release)
+        add_noise(
+            self.released(), self.session.sums, self.noise, release.deviation(self.private.sensitivity()),
+            self.expected_batch_size, self.memory,
+        )  # fmt: skip
+
+    def released(self) -> Parameters:
+        """The trainable parameters that this optimizer updates, in the model's order."""
+        own = {id(parameter) for group in self.param_groups for parameter in group["params"]}
+        return [(name, parameter) for name, parameter in self.private.trainable() if id(parameter) in own]
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget gradients; between the physical batches of one logical step there is nothing to forget yet."""
+        if not self.session.sums:
+            self.original_optimizer.zero_grad(set_to_none)
+
+    def get_epsilon(self, delta: float) -> float:
+        """Epsilon of all steps so far."""
+        return self.accountant.get_epsilon(delta)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As the user's optimizer does; the parameters must be the compiled model's."""
+        self.original_optimizer.add_param_group(param_group)
+        check_optimizer(self.original_optimizer, self.private)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The user's optimizer's own."""
+        return self.original_optimizer.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load into the user's optimizer."""
+        self.original_optimizer.load_state_dict(state_dict)
+
+    def __repr__(self) -> str:
+        return f"PrivateOptimizer({self.original_optimizer!r})"
+
+
+def add_noise(parameters: Parameters, sums: dict[str, Tensor], noise: Noise, deviation: float, divisor: int,
+              memory: dict[tuple[Any, ...], Tensor]) -> None:  # fmt: skip
+    """p.grad = (sum + noise) / divisor, noise and sum in float32 or wider; `memory` is kept from step to step.
+
+    All normals of one type and device are drawn by one call. The division is by way of the deviation and of the sum's factor, so
+    that every gradient is written once.
+    """
+    for (dtype, device), members in grouped(parameters, sums).items():
+        size = sum(parameter.numel() for _, parameter in members)
+        key = dtype, device, size
+        if key not in memory:
+            memory[key] = torch.empty(size, dtype=dtype, device=device)
+        drawn = noise.fill(memory[key], deviation / divisor) if deviation else memory[key].zero_()
+        parts = drawn.split([parameter.numel() for _, parameter in members])
+        for (name, parameter), part in zip(members, parts, strict=True):
+            noisy = part.view(parameter.shape).add_(sums[name], alpha=1 / divisor)
+            parameter.grad = noisy.to(parameter.dtype)
+
+
+def grouped(parameters: Parameters, sums: dict[str, Tensor]) -> dict[tuple[torch.dtype, torch.device], Parameters]:
+    """The parameters by the type and device of their sums."""
+    groups: dict[tuple[torch.dtype, torch.device], Parameters] = {}
+    for name, parameter in parameters:
+        groups.setdefault((sums[name].dtype, sums[name].device), []).append((name, parameter))
+    return groups
+
+
+def check_optimizer(optimizer: Any, private: PrivateModule) -> None:
+    """Refuse an optimizer that would update what the compiled step does not clip, or look at the data more than once a step."""
+    if not isinstance(optimizer, Optimizer):
+        raise InvalidInput(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
+    if isinstance(optimizer, PrivateOptimizer):
+        raise InvalidInput("optimizer is private already; give the optimizer that you made yourself")
+    if isinstance(optimizer, LBFGS):
+        raise InvalidInput(
+            "LBFGS evaluates the loss several times per step, and every evaluation would have to be released; use another"
+        )
+    known = {id(parameter) for _, parameter in private.named_parameters()}
+    if any(id(p) not in known for group in optimizer.param_groups for p in group["params"]):
+        raise InvalidInput(
+            "optimizer has a parameter that the module does not have: it would be updated without clipping and noise. Build the "
+            "optimizer from module.parameters(), after the last change of the module"
+        )

@@ -1,0 +1,137 @@
+"""What loader, module and optimizer of one training share: which physical batch is at hand, and the sums of the step so far.
+
+A logical step is one draw and one release. Its examples may come in several physical batches: each is used by exactly one
+backward, their clipped sums are added in float32 or wider, and the optimizer takes the total behind the last one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from dpcompile.ir.errors import InvalidInput
+from dpcompile.step import Step
+
+
+@dataclass(frozen=True)
+class Physical:
+    """One physical batch: the number of its logical step, how many rows were drawn, how many only fill it up.
+
+    A batch with `counted` = 0 is what an empty draw yields: one row that contributes nothing.
+    """
+
+    number: int
+    counted: int
+    filling: int
+    is_first: bool
+    is_last: bool
+
+    @property
+    def size(self) -> int:
+        """Rows of the batch."""
+        return self.counted + self.filling
+
+    def mask(self, device: torch.device) -> Tensor:
+        """bool[size]: which rows were drawn."""
+        return torch.arange(self.size, device=device) < self.counted
+
+
+@dataclass
+class Session:
+    """The state of the present step. completed: number of the first logical step that was not taken yet."""
+
+    completed: int = 0
+    current: Physical | None = None
+    is_used: bool = False
+    steps: list[Step] = field(default_factory=list)
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    shown: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
+
+    def begin(self, physical: Physical) -> None:
+        """The loader hands out a batch; what an unfinished step has summed is dropped with its first one."""
+        if self.current is not None and self.current.is_last and self.is_used:
+            raise InvalidInput(
+                "the loader was asked for the next batch before optimizer.step(): two draws would be released as one, "
+                "and an example "
+                "in both would count twice. Call optimizer.step() after every backward (it waits for the last physical "
+                "batch of a "
+                "step by itself); for larger batches raise expected_batch_size"
+            )
+        if physical.is_first:
+            self.clear()
+        self.current, self.is_used = physical, False
+
+    def check_unused(self, size: int) -> Physical:
+        """The batch at hand; refuse any other one, and a second use."""
+        if self.current is None:
+            raise InvalidInput(
+                "training on a batch that does not come from the private loader: how it was drawn is not accounted. "
+                "Iterate over the "
+                "data_loader that make_private returned; evaluate under torch.no_grad()"
+            )
+        if self.is_used:
+            raise InvalidInput(
+                "a second backward on the same batch: every example would contribute twice the clip norm. Add the losses "
+                "and call "
+                "backward once"
+            )
+        if size != self.current.size:
+            raise InvalidInput(
+                f"the module got {size} examples, but the private loader's present batch has {self.current.size}; give "
+                "the module "
+                "the whole batch, and only that"
+            )
+        return self.current
+
+    def add(self, step: Step) -> None:
+        """Add what one physical batch contributes."""
+        for name, gradient in step.grads.items():
+            if name in self.sums:
+                self.sums[name].add_(gradient)
+            else:
+                self.sums[name] = gradient
+        self.steps.append(step)
+        self.is_used = True
+
+    def show(self, name: str, parameter: nn.Parameter) -> None:
+        """The sum so far as p.grad, for the user to read; the same tensor where the types allow."""
+        parameter.grad = self.sums[name].to(parameter.dtype)
+        self.shown[name] = parameter.grad, self.sums[name]._version
+
+    def check_unchanged(self, parameters: list[tuple[str, nn.Parameter]]) -> None:
+        """Refuse gradients that somebody changed: the noise is for the clipped sum as it was computed."""
+        for name, parameter in parameters:
+            shown, version = self.shown[name]
+            if (parameter.grad is not None and parameter.grad is not shown) or self.sums[name]._version != version:
+                raise InvalidInput(
+                    f"{name}.grad was changed between backward and optimizer.step(), but the noise is made for the "
+                    "clipped sum as it was "
+                    "computed. Leave out clip_grad_norm_ (max_grad_norm clips every example), gradient penalties on p.grad and "
+                    "zero_grad(set_to_none=False); to change the noisy gradient, use optimizer.register_step_pre_hook"
+                )
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all physical batches of the step were used."""
+        return self.current is not None and self.current.is_last and self.is_used
+
+    def check_ready(self) -> None:
+        """Refuse an optimizer step without a backward before it."""
+        if self.current is None or not self.is_used:
+            raise InvalidInput(
+                "optimizer.step() without a backward on a batch of the private loader: nothing was drawn, so there is "
+                "nothing to release"
+            )
+
+    def close(self) -> None:
+        """The optimizer has taken the step."""
+        assert self.current is not None, "check_ready comes first"
+        self.completed = self.current.number + 1
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget the present step."""
+        self.current, self.is_used = None, False
+        self.sums, self.steps, self.shown = {}, [], {}
