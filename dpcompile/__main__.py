@@ -1,4 +1,4 @@
-"""The command line: `python -m dpcompile demo`, `explain MODULE:FACTORY` and `calibrate`."""
+"""The command line: `python -m dpcompile demo`, `audit`, `explain MODULE:FACTORY` and `calibrate`."""
 
 from __future__ import annotations
 
@@ -24,12 +24,33 @@ app = typer.Typer(
 @app.command()
 def demo(
     seed: Annotated[int | None, typer.Option(help="Fix weights, batches and noise (by default noise is fresh).")] = None,
+    plot: Annotated[Path, typer.Option(help="Where the plot of accuracy against epsilon goes.")] = Path("demo-accuracy.png"),
 ) -> None:
-    """Compile, explain, time, train and verify two small models on real data (under two minutes)."""
+    """Compile, explain, time, train privately and verify two small models on real data (under two minutes)."""
     from dpcompile.demo.show import run_demo  # noqa: PLC0415  (needs scikit-learn, which `explain` does not)
 
-    if not run_demo(seed):
+    if not run_demo(seed, plot):
         raise typer.Exit(1)
+
+
+@app.command()
+def audit(
+    seed: Annotated[int | None, typer.Option(help="Fix weights, canaries, batches and noise.")] = None,
+    canaries: Annotated[int, typer.Option(min=10, help="Examples that are in by a coin flip.")] = 1000,
+    guesses: Annotated[int, typer.Option(min=2, help="How many of them are guessed, in or out; an even number.")] = 200,
+) -> None:
+    """Train the demo's digits once with canaries, and bound epsilon from below by how many of them can be recognised."""
+    from dpcompile.demo.audit import audit_digits  # noqa: PLC0415  (needs scikit-learn, which `explain` does not)
+
+    try:
+        found = audit_digits(seed, canaries, guesses)
+    except DPCompileError as refusal:
+        typer.echo(f"{type(refusal).__name__}: {refusal}", err=True)
+        raise typer.Exit(1) from None
+    print(f"measured:  {found.audit}\naccounted: {found.statement}")
+    if found.audit.lower_bound > found.accounted:
+        print("The measured bound is above the accounted epsilon: this training is less private than it says.")
+        raise typer.Exit(2)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""A small convolutional network with GroupNorm on the 1,797 handwritten digits that scikit-learn carries.
+"""A small convolutional network on the 1,797 handwritten digits that scikit-learn carries.
 
 The images are real (8 x 8 pixels, 16 grey levels) and need no network. Alpaydin and Kaynak, Optical
 Recognition of Handwritten Digits, 1998.
@@ -16,34 +16,36 @@ TRAIN_EXAMPLES = 1500
 
 
 def digits_task() -> Task:
-    """1,500 digits to train on, 297 held out."""
+    """1,500 digits to train on, 297 held out.
+
+    Model and settings were chosen on 300 of the 1,500, by training on the other 1,200; the held-out digits were not looked at.
+    """
     train, held_out = load_images()
     return Task(
-        title="GroupNorm CNN on handwritten digits",
+        title="CNN on handwritten digits",
         example="image",
         model=make_model(),
         loss=nn.CrossEntropyLoss(),
         train=train,
         held_out=held_out,
-        batch_size=256,
-        steps=80,
-        max_grad_norm=1.0,
-        noise_multiplier=1.0,
-        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.5, momentum=0.9),
+        batch_size=500,
+        epochs=20,
+        max_grad_norm=0.5,
+        target_epsilon=3.0,
+        target_delta=1e-4,
+        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.4, momentum=0.9),
     )
 
 
 def make_model() -> nn.Module:
-    """f32[B, 1, 8, 8] -> f32[B, 10], about 20,000 parameters."""
+    """f32[B, 1, 8, 8] -> f32[B, 10], 2,730 parameters: few, for each of them gets its noise."""
     return nn.Sequential(
         nn.Conv2d(1, 16, 3, padding=1),
-        nn.GroupNorm(4, 16),
         nn.ReLU(),
-        nn.Conv2d(16, 32, 3, stride=2, padding=1),
-        nn.GroupNorm(4, 32),
-        nn.ReLU(),
+        nn.MaxPool2d(2),
         nn.Flatten(),
-        nn.Linear(32 * 4 * 4, 10),
+        nn.LayerNorm(16 * 4 * 4, elementwise_affine=False),
+        nn.Linear(16 * 4 * 4, 10),
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-Data = tuple[Tensor, Tensor]
+Data = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Task:
 
     train and held_out: inputs [N, ...] and targets [N] or [N, T]; an example is one row. batch_size is the
     expected number of examples of a step, a public constant: every example is drawn with probability
-    batch_size / N. noise_multiplier: standard deviation of the noise on the sum, in units of max_grad_norm.
+    batch_size / N. The noise is what keeps `epochs` epochs within (target_epsilon, target_delta).
     """
 
     title: str
@@ -27,21 +27,15 @@ class Task:
     train: Data
     held_out: Data
     batch_size: int
-    steps: int
+    epochs: int
     max_grad_norm: float
-    noise_multiplier: float
+    target_epsilon: float
+    target_delta: float
     optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
-
-    def batch(self, generator: torch.Generator) -> Data:
-        """Draw every training example independently (Poisson sampling); the drawn size varies."""
-        inputs, targets = self.train
-        drawn = torch.rand(len(inputs), generator=generator) < self.batch_size / len(inputs)
-        return inputs[drawn], targets[drawn]
 
     def first_examples(self, count: int) -> Data:
         """The first training examples: a batch of known size, for timing and verification."""
-        inputs, targets = self.train
-        return inputs[:count], targets[:count]
+        return tuple(tensor[:count] for tensor in self.train)
 
     @torch.no_grad()
     def accuracy(self) -> float:

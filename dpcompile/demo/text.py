@@ -29,9 +29,10 @@ def text_task() -> Task:
         train=train,
         held_out=held_out,
         batch_size=64,
-        steps=120,
+        epochs=1,
         max_grad_norm=1.0,
-        noise_multiplier=0.5,
+        target_epsilon=8.0,
+        target_delta=1e-4,
         optimizer=lambda parameters: torch.optim.Adam(parameters, lr=3e-3),
     )
 

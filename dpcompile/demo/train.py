@@ -1,53 +1,66 @@
-"""A plain training loop around a compiled step: Poisson batches, noise on the sum, an optimizer of torch.
-
-    p.grad = (clipped sum + noise_multiplier * max_grad_norm * N(0, 1)) / batch_size
-
-The divisor is the expected batch size, a public constant, and never the number of examples that were drawn
-(Abadi et al., Deep Learning with Differential Privacy, 2016, algorithm 1). The loop claims no epsilon: it has
-no accountant, and torch's generator is not a cryptographic one.
-"""
+"""A plain training loop around a compiled step: Poisson batches, noise on the sum, an optimizer of torch, an accountant."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
+from torch.utils.data import DataLoader, TensorDataset
 
 from dpcompile import PrivateModule, Step
 from dpcompile.demo.task import Task
+from dpcompile.training import PrivacyEngine
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What one step did; all three are computed from the data and are NOT private."""
+    """What one step did. All but `steps` (how many were taken) are computed from the data and are NOT private."""
 
+    steps: int
     examples: int
     loss: float
     share_clipped: float
 
 
-def new_generator(seed: int | None) -> torch.Generator:
-    """The source of batches and noise, seeded by the operating system unless a seed is given."""
-    generator = torch.Generator()
-    return generator.manual_seed(int.from_bytes(os.urandom(8)) >> 1 if seed is None else seed)
+@dataclass(frozen=True)
+class Training:
+    """A task in the hands of a privacy engine."""
 
+    task: Task
+    private: PrivateModule
+    engine: PrivacyEngine
 
-def train(private: PrivateModule, task: Task, generator: torch.Generator) -> Iterator[Progress]:
-    """Train for the task's number of steps and yield after each."""
-    optimizer = task.optimizer(task.model.parameters())
-    for _ in range(task.steps):
-        step = private(*task.batch(generator))
-        set_noisy_gradients(step, task, generator)
-        optimizer.step()
-        loss = float(step.losses.mean()) if len(step.losses) else float("nan")
-        yield Progress(len(step.losses), loss, step.share_clipped)
+    @staticmethod
+    def of(task: Task, private: PrivateModule, seed: int | None) -> Training:
+        """Make the task private; seed: repeatable draws and noise."""
+        engine = PrivacyEngine(seed=seed)
+        engine.make_private_with_epsilon(
+            module=private,
+            optimizer=task.optimizer(task.model.parameters()),
+            data_loader=DataLoader(TensorDataset(*task.train), batch_size=task.batch_size),
+            target_epsilon=task.target_epsilon,
+            target_delta=task.target_delta,
+            epochs=task.epochs,
+        )
+        return Training(task, private, engine)
 
+    @property
+    def steps(self) -> int:
+        """Steps in all."""
+        return self.task.epochs * len(self.engine.triple()[2])
 
-def set_noisy_gradients(step: Step, task: Task, generator: torch.Generator) -> None:
-    """Put (clipped sum + noise) / batch size into p.grad; the noise is drawn in float32."""
-    deviation = task.noise_multiplier * task.max_grad_norm
-    for name, parameter in task.model.named_parameters():
-        noise = torch.empty(parameter.shape, dtype=torch.float32).normal_(std=deviation, generator=generator)
-        parameter.grad = ((step.grads[name] + noise) / task.batch_size).to(parameter.dtype)
+    @property
+    def noise_multiplier(self) -> float:
+        """Standard deviation of the noise on the sum, in units of the clip norm."""
+        return self.engine.triple()[1].noise_multiplier
+
+    def run(self) -> Iterator[Progress]:
+        """Train for the task's number of epochs and yield after each step."""
+        module, optimizer, loader = self.engine.triple()
+        for _ in range(self.task.epochs):
+            for batch in loader:
+                step: Step = module(*batch)
+                counted = step.losses[: loader.counted]
+                optimizer.step()
+                loss = float(counted.mean()) if len(counted) else float("nan")
+                yield Progress(optimizer.session.completed, len(counted), loss, step.share_clipped)

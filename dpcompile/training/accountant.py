@@ -102,10 +102,9 @@ class Accountant:
         relation = "zeroing out" if any(isinstance(r.sampling, Pass) for r, _ in self.ledger.entries) else "adding or removing"
         steps = "passes" if relation == "zeroing out" else "steps"
         return (
-            f"({self.get_epsilon(delta):.4g}, {delta:g})-differentially private under {relation} one example: {len(self.ledger)} "
-            f"{steps} of {' and '.join(kinds) or 'nothing'}, noise multiplier {noise} ({name}). It covers the parameters "
-            "after every "
-            "step; choices made by looking at the data (settings, early stopping) are not counted"
+            f"({self.get_epsilon(delta):.4g}, {delta:g})-differentially private under {relation} one example: "
+            f"{len(self.ledger)} {steps} of {' and '.join(kinds) or 'nothing'}, noise multiplier {noise} ({name}). It covers "
+            "the parameters after every step; choices made by looking at the data (settings, early stopping) are not counted"
         )
 
 

@@ -142,10 +142,10 @@ class PrivacyEngine:
         """Continue from such a file, in the middle of an epoch too; returns its checkpoint_dict."""
         return load(path, *self.triple(module, optimizer))
 
-    def triple(self, module: Any, optimizer: Any) -> Triple:
+    def triple(self, module: Any = None, optimizer: Any = None) -> Triple:
         """What make_private returned last."""
         if self.made is None:
-            raise InvalidInput("make_private comes before checkpoints")
+            raise InvalidInput("make_private comes first")
         if module not in (None, self.made[0]) or optimizer not in (None, self.made[1]):
             raise InvalidInput("give the module and the optimizer that make_private returned last, or leave them out")
         return self.made
@@ -188,8 +188,7 @@ def divisor(expected: Any, loader: DataLoader[Any]) -> int:
     if expected is None:
         raise InvalidInput(
             "expected_batch_size= is missing, and data_loader has no batch_size to take it from: sums are divided by a "
-            "public constant, "
-            "never by the number of examples that were drawn"
+            "public constant, never by the number of examples that were drawn"
         )
     return whole(expected, "expected_batch_size")
 
@@ -244,8 +243,7 @@ def check_mode(grad_sample_mode: str, batch_first: bool) -> None:
     if grad_sample_mode not in OTHER_MODES:
         raise InvalidInput(
             f"grad_sample_mode={grad_sample_mode!r}: the compiler chooses how norms are computed, and make_private always "
-            "returns "
-            "(module, optimizer, data_loader); leave grad_sample_mode out and call backward on the loss as usual"
+            "returns (module, optimizer, data_loader); leave grad_sample_mode out and call backward on the loss as usual"
         )
     if not batch_first:
         raise InvalidInput("batch_first=False: say with batch_dim= where the examples lie (batch_dim=1)")

@@ -53,6 +53,11 @@ class PrivateLoader(DataLoader[Any]):
             yield batch
 
     @property
+    def counted(self) -> int:
+        """Examples of the present physical batch that were drawn; the rows behind them only fill it up."""
+        return self.session.current.counted if self.session.current is not None else 0
+
+    @property
     def place(self) -> int:
         """Steps of the present epoch that were taken; 0 behind its last one."""
         return (self.session.completed - self.epoch_begin) % len(self.draws)
@@ -69,17 +74,16 @@ def check_loader(loader: Any, poisson_sampling: bool) -> None:
         raise InvalidInput("data_loader is private already; give the loader that you made yourself")
     if isinstance(loader.dataset, IterableDataset) or not hasattr(loader.dataset, "__len__"):
         raise InvalidInput(
-            "data_loader has an iterable dataset, whose examples cannot be drawn independently; use a map-style dataset "
-            "with __len__ "
-            "and __getitem__"
+            "data_loader has an iterable dataset, whose examples cannot be drawn independently; use a map-style dataset with"
+            " __len__ and __getitem__"
         )
     sampler = loader.sampler
     known = (torch.utils.data.SequentialSampler, torch.utils.data.RandomSampler)
     if not isinstance(sampler, known) or getattr(sampler, "replacement", False):
         raise InvalidInput(
-            f"data_loader draws with {type(sampler).__name__}, which private sampling would replace: weights and "
-            "repetitions change what "
-            "is accounted. Leave sampler= and batch_sampler= out, and make the dataset what you want to draw from"
+            f"data_loader draws with {type(sampler).__name__}, which private sampling would replace: weights and repetitions "
+            "change what is accounted. Leave sampler= and batch_sampler= out, and make the dataset what you want to draw "
+            "from"
         )
     if not poisson_sampling and len(loader.dataset) == 0:
         raise InvalidInput("data_loader's dataset is empty")

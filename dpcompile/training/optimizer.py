@@ -31,8 +31,7 @@ class PrivateOptimizer(Optimizer):
     """The user's optimizer behind the Gaussian mechanism; groups, state and state_dict are the user's optimizer's own.
 
     `step()` does nothing until the last physical batch of a logical step was used; it then accounts for the release, adds noise
-    and
-    steps. `noise_multiplier` and `max_grad_norm` may be changed between steps (schedulers do): what is used is what is accounted.
+    and steps. `noise_multiplier` and `max_grad_norm` may be changed between steps (schedulers do): what is used is accounted.
     """
 
     original_optimizer: Optimizer

@@ -53,11 +53,9 @@ class Session:
         """The loader hands out a batch; what an unfinished step has summed is dropped with its first one."""
         if self.current is not None and self.current.is_last and self.is_used:
             raise InvalidInput(
-                "the loader was asked for the next batch before optimizer.step(): two draws would be released as one, "
-                "and an example "
-                "in both would count twice. Call optimizer.step() after every backward (it waits for the last physical "
-                "batch of a "
-                "step by itself); for larger batches raise expected_batch_size"
+                "the loader was asked for the next batch before optimizer.step(): two draws would be released as one, and an"
+                " example in both would count twice. Call optimizer.step() after every backward (it waits for the last "
+                "physical batch of a step by itself); for larger batches raise expected_batch_size"
             )
         if physical.is_first:
             self.clear()
@@ -67,21 +65,18 @@ class Session:
         """The batch at hand; refuse any other one, and a second use."""
         if self.current is None:
             raise InvalidInput(
-                "training on a batch that does not come from the private loader: how it was drawn is not accounted. "
-                "Iterate over the "
-                "data_loader that make_private returned; evaluate under torch.no_grad()"
+                "training on a batch that does not come from the private loader: how it was drawn is not accounted. Iterate "
+                "over the data_loader that make_private returned; evaluate under torch.no_grad()"
             )
         if self.is_used:
             raise InvalidInput(
-                "a second backward on the same batch: every example would contribute twice the clip norm. Add the losses "
-                "and call "
-                "backward once"
+                "a second backward on the same batch: every example would contribute twice the clip norm. Add the losses and"
+                " call backward once"
             )
         if size != self.current.size:
             raise InvalidInput(
-                f"the module got {size} examples, but the private loader's present batch has {self.current.size}; give "
-                "the module "
-                "the whole batch, and only that"
+                f"the module got {size} examples, but the private loader's present batch has {self.current.size}; give the "
+                "module the whole batch, and only that"
             )
         return self.current
 
@@ -106,10 +101,10 @@ class Session:
             shown, version = self.shown[name]
             if (parameter.grad is not None and parameter.grad is not shown) or self.sums[name]._version != version:
                 raise InvalidInput(
-                    f"{name}.grad was changed between backward and optimizer.step(), but the noise is made for the "
-                    "clipped sum as it was "
-                    "computed. Leave out clip_grad_norm_ (max_grad_norm clips every example), gradient penalties on p.grad and "
-                    "zero_grad(set_to_none=False); to change the noisy gradient, use optimizer.register_step_pre_hook"
+                    f"{name}.grad was changed between backward and optimizer.step(), but the noise is made for the clipped "
+                    "sum as it was computed. Leave out clip_grad_norm_ (max_grad_norm clips every example), gradient "
+                    "penalties on p.grad and zero_grad(set_to_none=False); to change the noisy gradient, use "
+                    "optimizer.register_step_pre_hook"
                 )
 
     @property

@@ -87,5 +87,5 @@ def test_a_loop_with_a_target_epsilon_small_batches_a_scheduler_and_a_checkpoint
 
 
 def test_checkpoints_are_of_what_make_private_returned(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="make_private comes before"):
+    with pytest.raises(InvalidInput, match="make_private comes first"):
         PrivacyEngine().save_checkpoint(path=tmp_path / "run")
