@@ -16,7 +16,6 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from dpcompile.ir.errors import InvalidInput
-from dpcompile.training.noise import entropy
 from dpcompile.training.sampling import Draws, PhysicalBatches
 from dpcompile.training.session import Session
 
@@ -38,7 +37,7 @@ class PrivateLoader(DataLoader[Any]):
         self.physical = PhysicalBatches(draws, physical_batch_size, pad)
         self.resumed, self.epoch_begin = 0, session.completed
         kept = {name: getattr(like, name) for name in KEPT if hasattr(like, name)}
-        own = torch.Generator().manual_seed(draws.key % 2**63 if draws.key < 2**63 else entropy())
+        own = torch.Generator().manual_seed(int(draws.generator(2, 0).integers(2**63)))
         super().__init__(like.dataset, batch_sampler=self.physical, generator=own, **kept)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # a generator, not torch's own iterator class
