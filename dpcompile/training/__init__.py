@@ -1,6 +1,7 @@
 """Private training: noise, accounting, Poisson sampling, and an engine with Opacus' interface."""
 
 from dpcompile.training.accountant import Accountant
+from dpcompile.training.adaptive import AdaptiveQuantile
 from dpcompile.training.calibrate import noise_multiplier_for
 from dpcompile.training.engine import PrivacyEngine, make_private, make_private_with_epsilon
 from dpcompile.training.loader import BatchMemoryManager, PrivateLoader
@@ -9,6 +10,7 @@ from dpcompile.training.optimizer import PrivateOptimizer
 
 __all__ = [
     "Accountant",
+    "AdaptiveQuantile",
     "BatchMemoryManager",
     "PrivacyEngine",
     "PrivateDropIn",

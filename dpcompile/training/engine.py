@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from dpcompile.ir.errors import InvalidInput
 from dpcompile.module import PrivateModule, dpcompile
 from dpcompile.training.accountant import KINDS, Accountant
+from dpcompile.training.adaptive import AdaptiveQuantile
 from dpcompile.training.calibrate import noise_multiplier_for
 from dpcompile.training.checkpoint import load, save
 from dpcompile.training.loader import PrivateLoader, check_loader
@@ -85,13 +86,14 @@ class PrivacyEngine:
         pad_batches: whether each is filled up to exactly that size with rows that count nothing (by default on a GPU).
         truncated_batch_size: the most examples of one step; of a larger draw a random part is taken, and accounted as that.
         poisson_sampling=False: the loader's own kind of passes over all examples, accounted without amplification by sampling.
-        clipping: see dpcompile. loss_reduction: whether the criterion outside averages over the batch ("mean") or sums.
-        noise_generator: a torch generator for the noise. criterion, batch_first, grad_sample_mode: as Opacus has them; nothing
+        clipping: see dpcompile; or AdaptiveQuantile(). loss_reduction: whether the criterion outside takes the "mean" or the "sum"
+        over the batch. noise_generator: a torch generator for the noise. criterion, batch_first, grad_sample_mode: as Opacus has them; nothing
         depends on them. The rest goes to dpcompile (strategy, backend, memory_budget, batch_dim, ...).
         Raises InvalidInput for what cannot be accounted; the model is refused, if it is, with its first batch.
         """
         check_mode(grad_sample_mode, batch_first)
         check_loader(data_loader, poisson_sampling)
+        adaptive, clipping = (clipping, "flat") if isinstance(clipping, AdaptiveQuantile) else (None, clipping)
         private = as_private(module, max_grad_norm, clipping, compile_options)
         expected = divisor(expected_batch_size, data_loader)
         session, noise = Session(), self.noise_for(private, noise_generator)
@@ -100,6 +102,9 @@ class PrivacyEngine:
         size, pad = physical(physical_batch_size, pad_batches, expected, device_of(private))
         loader = PrivateLoader(data_loader, session, draws, expected, size, pad)
         wrapped = PrivateOptimizer(optimizer, private, session, draws, noise, self.accountant, noise_multiplier, expected)
+        if adaptive is not None:
+            adaptive.gradient_noise(wrapped.noise_multiplier, expected)
+            wrapped.adaptive = adaptive
         self.made = training_module(module, private, session, loss_reduction), wrapped, loader
         return self.made
 

@@ -10,6 +10,7 @@ The divisor is a public constant and never the number of examples drawn (Abadi e
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch.optim import LBFGS, Optimizer
 from dpcompile.ir.errors import InvalidInput
 from dpcompile.module import PrivateModule
 from dpcompile.training.accountant import Accountant
+from dpcompile.training.adaptive import AdaptiveQuantile
 from dpcompile.training.noise import Noise
 from dpcompile.training.release import Release, checked_noise
 from dpcompile.training.sampling import Draws
@@ -44,6 +46,7 @@ class PrivateOptimizer(Optimizer):
         self.private, self.session, self.draws, self.noise, self.accountant = private, session, draws, noise, accountant
         self.noise_multiplier, self.expected_batch_size = checked_noise(noise_multiplier), expected_batch_size
         self.memory: dict[tuple[Any, ...], Tensor] = {}
+        self.adaptive: AdaptiveQuantile | None = None
 
     def __getattr__(self, name: str) -> Any:
         if name == "original_optimizer":
@@ -88,11 +91,20 @@ class PrivateOptimizer(Optimizer):
         self.session.check_unchanged(self.released())
         assert self.session.current is not None
         release = Release(self.draws.sampling_of(self.session.current.number), checked_noise(self.noise_multiplier))
+        used = (
+            release
+            if self.adaptive is None
+            else replace(
+                release, noise_multiplier=self.adaptive.gradient_noise(release.noise_multiplier, self.expected_batch_size)
+            )
+        )
         self.accountant.add(release)
         add_noise(
-            self.released(), self.session.sums, self.noise, release.deviation(self.private.sensitivity()),
+            self.released(), self.session.sums, self.noise, used.deviation(self.private.sensitivity()),
             self.expected_batch_size, self.memory,
         )  # fmt: skip
+        if self.adaptive is not None:
+            self.max_grad_norm = self.adaptive.next_norm(self.session, self.max_grad_norm, self.noise, self.expected_batch_size)
 
     def released(self) -> Parameters:
         """The trainable parameters that this optimizer updates, in the model's order."""
