@@ -1,6 +1,7 @@
 """dpcompile: a compiler for differentially private training in PyTorch."""
 
 from dpcompile.certificate import Certificate
+from dpcompile.clip.kinds import PSAC, Automatic, Flat, Global, GroupWise, Normalized, PerLayer
 from dpcompile.cost.hardware import HARDWARE, Hardware
 from dpcompile.ir.errors import (
     BudgetError,
@@ -18,13 +19,20 @@ from dpcompile.step import Step
 
 __all__ = [
     "HARDWARE",
+    "PSAC",
+    "Automatic",
     "BudgetError",
     "CaptureError",
     "Certificate",
     "DPCompileError",
+    "Flat",
+    "Global",
+    "GroupWise",
     "Hardware",
     "InvalidInput",
     "MixedExamplesError",
+    "Normalized",
+    "PerLayer",
     "Plan",
     "PrivateModule",
     "Step",

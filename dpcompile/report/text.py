@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dpcompile.clip.rule import FLAT
 from dpcompile.cost.hardware import Hardware
 from dpcompile.forecast.forecast import Forecast, Outlook
 from dpcompile.ir.errors import InvalidInput
@@ -124,6 +125,11 @@ class Report:
             else [f"backward runs a second time from {cut.frontier.node} on, for {len(cut.parameters)} parameters"]
         )
 
+    def clipping(self) -> list[str]:
+        """How gradients are clipped, where it is not the ordinary way."""
+        rule = self.outlook.source.rule
+        return [] if rule == FLAT else [f"clipping: {rule}"]
+
     def footer(self) -> list[str]:
         """Totals, sensitivity, and what the user should know."""
         lines = [
@@ -131,6 +137,7 @@ class Report:
             f"{self.plan.resident_bytes / 1e6:.1f} MB kept",
             f"predicted step: {self.forecast}",
             *self.second_backward(),
+            *self.clipping(),
             f"sensitivity of grads (add or remove one example): {self.max_grad_norm:g}; "
             "losses, norms and factors are not private",
         ]
