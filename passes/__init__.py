@@ -17,7 +17,7 @@ After each of them the pipeline runs `order_nodes`: a stable topological order w
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from dpcompile.clip.rule import Rule
 from dpcompile.ir.graph import JointGraph
@@ -36,7 +36,7 @@ PIPELINE: tuple[Pass, ...] = (
 )  # fmt: skip
 
 
-def pipeline(rule: Rule) -> tuple[Pass, ...]:
+def with_rule(passes: Sequence[Pass], rule: Rule) -> tuple[Pass, ...]:
     """The rewrites for a kind of clipping, which `clip_factors` alone looks at."""
     factors = functools.update_wrapper(functools.partial(emit_clip_factors, rule=rule), emit_clip_factors)
-    return tuple(factors if rewrite is emit_clip_factors else rewrite for rewrite in PIPELINE)
+    return tuple(factors if rewrite is emit_clip_factors else rewrite for rewrite in passes)

@@ -11,7 +11,7 @@ from torch import fx
 from dpcompile.clip.rule import FLAT, Rule
 from dpcompile.ir.graph import JointGraph
 from dpcompile.ir.site import Cut, Site
-from dpcompile.passes import pipeline
+from dpcompile.passes import PIPELINE, with_rule
 from dpcompile.passes.order import order_nodes
 from dpcompile.passes.reuse_memory import reuse_memory
 from dpcompile.plan.plan import Plan
@@ -37,7 +37,7 @@ class Source:
         joint, sites, cut = copied(self.joint, self.sites, plan.cut)
         by_name = {site.parameter: site for site in sites}
         own = replace(plan, choices=tuple(replace(c, site=by_name[c.site.parameter]) for c in plan.choices), cut=cut)
-        for rewrite in pipeline(self.rule):
+        for rewrite in with_rule(PIPELINE, self.rule):
             rewrite(joint, own)
             order_nodes(joint)
             keep(rewrite.__name__, joint)
