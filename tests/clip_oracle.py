@@ -89,7 +89,8 @@ def clipped(name: str, subject: Subject, model: nn.Module, gradients: Gradients,
     """Factors and sums of a kind from per-example gradients; 0 for examples that are not finite."""
     formula = FACTORS[name][1] if name in FACTORS else flat
     whole = norms_of(gradients, list(gradients))
-    columns, sums = [], {}
+    columns: list[Tensor] = []
+    sums: Gradients = {}
     for names, bound in subject.groups(name, model, limit):
         own = norms_of(gradients, names)
         found = [formula(float(n), bound) if ok else 0.0 for n, ok in zip(own, whole.isfinite(), strict=True)]
