@@ -146,8 +146,12 @@ def tied() -> nn.Module:
 
 
 def added() -> nn.Module:
-    """Two layers whose biases have one and the same gradient, and one that no loss depends on."""
-    return Using(lambda m, x: m.a(x) + m.b(x[..., :3]), a=nn.Linear(5, 4), b=nn.Linear(3, 4), unused=nn.Linear(2, 2)).double()
+    """Two layers whose biases have one and the same gradient, a sum that is traced once, and one that no loss depends on."""
+
+    def call(m: Any, x: Tensor) -> Tensor:
+        return F.linear(x, m.a.weight) + F.linear(x[..., :3], m.b.weight) + (m.a.bias + m.b.bias)
+
+    return Using(call, a=nn.Linear(5, 4), b=nn.Linear(3, 4), unused=nn.Linear(2, 2)).double()
 
 
 def images() -> nn.Module:

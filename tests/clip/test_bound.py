@@ -132,23 +132,26 @@ def test_squares_that_vanish_in_float32_are_not_multiplied_by_as_much(kind: str)
 
 @pytest.mark.parametrize("kind", ["flat", "automatic", "normalized", "psac", "global", "global, 3", "per-layer"])
 def test_the_upper_end_of_the_interval_decides(kind: str) -> None:
-    """Inputs far from zero, gradients that cancel: a Gram norm is uncertain, and may be low."""
+    """Inputs far from zero, gradients that cancel: some of these Gram norms are low by three hundredths."""
 
     def loss(m: nn.Module, x: Tensor, g: Tensor) -> Tensor:
         return (m(x) * g).flatten(1).sum(1)
 
     torch.manual_seed(0)
-    x, g = torch.randn(4, 257, 64) + 30, torch.randn(4, 257, 64)
+    x, g = torch.randn(4, 257, 64) / 10 + 100, torch.randn(4, 257, 64)
     g = g - g.mean(1, keepdim=True)
     private = dpcompile(nn.Linear(64, 64, bias=False), loss, clipping=KINDS[kind], strategy="gram")
+    low: list[bool] = []
     for one in range(4):
         batch = x[one : one + 1], g[one : one + 1]
         norm = float(private(*batch).norms)
+        true = float((batch[0].double().mT @ batch[1].double()).norm())
+        low.append(norm < 0.99 * true)
         for limit in (norm * (1 - 1e-6), norm * (1 + 1e-6), norm / 7, 3.0):
             private.max_grad_norm = limit
             assert whole_norm(private(*batch).grads) <= limit * (1 + 2 * SLACK)
     uncertain = private.ready().joint.graph.find_nodes(op="call_function", target=private.kind.kernel(0.0)[0])
-    assert uncertain[0].args[1] is not None
+    assert uncertain[0].args[1] is not None and any(low)
 
 
 def test_a_second_normalisation_changes_nothing() -> None:
