@@ -158,6 +158,7 @@ class Comparison:
         """Factors by the formula of the kind; the step's own where the loop's norm and the step's lie on both sides of a jump."""
 
         def factors(row: int, norms: Mapping[str, float]) -> dict[str, float]:
+            """One example's."""
             if self.rule.kind.is_close_call(math.hypot(*norms.values()), self.limit, self.tolerance):
                 self.notes.append(f"rounding decides whether example {row} is left out; the step's decision was taken")
                 return dict.fromkeys(norms, float(step.clip_factors[row]))

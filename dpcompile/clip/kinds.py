@@ -80,15 +80,19 @@ class Flat(Kind):
     name: ClassVar[str] = "flat"
 
     def factor(self, norm: float, limit: float) -> float:
+        """The formula for one number."""
         return min(1.0, limit / norm) if norm > 0 else 1.0
 
     def kernel(self, underflow: float) -> Kernel:
+        """The kernel and its constants."""
         return clipping.flat_factors, ()
 
     def formula(self) -> str:
+        """The formula as text."""
         return "min(1, C / n)"
 
     def unclipped(self, norms: Tensor, factors: Tensor, limit: float) -> Tensor:
+        """Those that are not scaled down or left out."""
         return factors == 1
 
 
@@ -100,15 +104,19 @@ class Automatic(Kind):
     name: ClassVar[str] = "automatic"
 
     def __post_init__(self) -> None:
+        """Refuse bad values."""
         check_positive("stability", self.stability)
 
     def factor(self, norm: float, limit: float) -> float:
+        """The formula for one number."""
         return limit / (norm + self.stability)
 
     def kernel(self, underflow: float) -> Kernel:
+        """The kernel and its constants."""
         return clipping.automatic_factors, (underflow, float(self.stability))
 
     def formula(self) -> str:
+        """The formula as text."""
         return f"C / (n + {self.stability:g})"
 
 
@@ -119,12 +127,15 @@ class Normalized(Kind):
     name: ClassVar[str] = "normalized"
 
     def factor(self, norm: float, limit: float) -> float:
+        """The formula for one number."""
         return limit / norm if norm > 0 else 0.0
 
     def kernel(self, underflow: float) -> Kernel:
+        """The kernel and its constants."""
         return clipping.normalized_factors, (underflow,)
 
     def formula(self) -> str:
+        """The formula as text."""
         return "C / n, 0 where n = 0"
 
 
@@ -136,15 +147,19 @@ class PSAC(Kind):
     name: ClassVar[str] = "psac"
 
     def __post_init__(self) -> None:
+        """Refuse bad values."""
         check_positive("r", self.r)
 
     def factor(self, norm: float, limit: float) -> float:
+        """The formula for one number."""
         return limit / (norm + self.r / (norm + self.r))
 
     def kernel(self, underflow: float) -> Kernel:
+        """The kernel and its constants."""
         return clipping.psac_factors, (underflow, float(self.r))
 
     def formula(self) -> str:
+        """The formula as text."""
         return f"C / (n + r / (n + r)), r = {self.r:g}"
 
 
@@ -159,23 +174,29 @@ class Global(Kind):
     name: ClassVar[str] = "global"
 
     def __post_init__(self) -> None:
+        """Refuse bad values."""
         if self.threshold is not None:
             check_norm("threshold", self.threshold)
 
     def factor(self, norm: float, limit: float) -> float:
+        """The formula for one number."""
         threshold = limit if self.threshold is None else self.threshold
         return limit / threshold if norm <= threshold else 0.0
 
     def kernel(self, underflow: float) -> Kernel:
+        """The kernel and its constants."""
         return clipping.global_factors, (None if self.threshold is None else float(self.threshold),)
 
     def formula(self) -> str:
+        """The formula as text."""
         return "1 where n <= C, else 0" if self.threshold is None else f"C / Z where n <= Z = {self.threshold:g}, else 0"
 
     def unclipped(self, norms: Tensor, factors: Tensor, limit: float) -> Tensor:
+        """Those that are not scaled down or left out."""
         return factors > 0
 
     def is_close_call(self, norm: float, limit: float, tolerance: float) -> bool:
+        """A norm at the threshold."""
         threshold = limit if self.threshold is None else self.threshold
         return abs(norm - threshold) <= tolerance * threshold
 
@@ -185,13 +206,16 @@ class Grouped(Flat):
     """min(1, C_k / n_k) for the part of the gradient that belongs to group k."""
 
     def kernel(self, underflow: float) -> Kernel:
+        """The kernel and its constants."""
         return clipping.group_factors, ()
 
     def formula(self) -> str:
+        """The formula as text."""
         return "min(1, C_k / n_k)"
 
     @property
     def is_grouped(self) -> bool:
+        """Always."""
         return True
 
 
@@ -202,6 +226,7 @@ class PerLayer(Grouped):
     name: ClassVar[str] = "per-layer"
 
     def groups(self, names: Sequence[str]) -> tuple[Group, ...]:
+        """The groups of these parameters."""
         return module_groups(names)
 
 
@@ -217,6 +242,7 @@ class GroupWise(Grouped):
     name: ClassVar[str] = "group-wise"
 
     def __post_init__(self) -> None:
+        """Refuse bad values."""
         if not isinstance(self.norms, Mapping) or not self.norms or not all(isinstance(key, str) for key in self.norms):
             raise InvalidInput(f"GroupWise takes {{parameter or glob: clip norm}}, got {self.norms!r}")
         for pattern, norm in self.norms.items():
@@ -224,10 +250,12 @@ class GroupWise(Grouped):
         object.__setattr__(self, "norms", {pattern: float(norm) for pattern, norm in self.norms.items()})
 
     def groups(self, names: Sequence[str]) -> tuple[Group, ...]:
+        """The groups of these parameters."""
         return matched_groups(names, self.norms)
 
     @property
     def own_norm(self) -> float:
+        """The clip norms together."""
         return math.hypot(*self.norms.values())
 
 
