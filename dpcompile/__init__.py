@@ -1,7 +1,8 @@
 """dpcompile: a compiler for differentially private training in PyTorch."""
 
 from dpcompile.certificate import Certificate
-from dpcompile.clip.kinds import PSAC, Automatic, Flat, Global, GroupWise, Normalized, PerLayer
+from dpcompile.clip.grouped import GroupWise, PerLayer
+from dpcompile.clip.kinds import PSAC, Automatic, Flat, Global, Normalized
 from dpcompile.cost.hardware import HARDWARE, Hardware
 from dpcompile.ir.errors import (
     BudgetError,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dpcompile.clip.kinds import SMALLEST_NORM, Kind
+from dpcompile.clip.kind import SMALLEST_NORM, Kind
 from dpcompile.clip.rule import Rule
 from dpcompile.cost.hardware import Hardware, named
 from dpcompile.ir.errors import InvalidInput, StrategyError

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from dpcompile.arguments import check_no_mask, chunk_size, clip_norm, given_plan, hardware_row, step_norm, zero_gradient
 from dpcompile.batch import Batch, checked_mask, chunks, flatten_batch, traced_batch
 from dpcompile.certificate import Certificate, certificate
-from dpcompile.clip.kinds import Kind
+from dpcompile.clip.kind import Kind
 from dpcompile.clip.rule import Rule, check_one_backward, kind_of, rule_of
 from dpcompile.cost.hardware import Hardware
 from dpcompile.cotangents import cotangent_losses

@@ -18,7 +18,7 @@ from dpcompile.analysis.sites import find_sites
 from dpcompile.analysis.warm_up import check_followed, warm_up
 from dpcompile.batch import Batch
 from dpcompile.capture import admit, capture
-from dpcompile.clip.kinds import Kind
+from dpcompile.clip.kind import Kind
 from dpcompile.clip.rule import FLAT, rule_of
 from dpcompile.cost.hardware import Hardware
 from dpcompile.forecast.forecast import Outlook

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from dpcompile.clip.kinds import Kind
+from dpcompile.clip.kind import Kind
 
 
 @dataclass(frozen=True)

@@ -17,60 +17,13 @@ changes the sum by at most C; with groups C_k bounds the group's part, and the p
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from numbers import Real
-from typing import Any, ClassVar, Final
+from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
-from dpcompile.clip.groups import Group, matched_groups, module_groups
-from dpcompile.ir.errors import InvalidInput
+from dpcompile.clip.kind import Kernel, Kind, check_norm, check_positive
 from dpcompile.kernels import clipping
-
-Kernel = tuple[Callable[..., Tensor], tuple[Any, ...]]
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What all kinds have; see the module for the formulas."""
-
-    name: ClassVar[str]
-
-    def factor(self, norm: float, limit: float) -> float:
-        """The factor for a finite norm and a clip norm."""
-        raise NotImplementedError
-
-    def kernel(self, underflow: float) -> Kernel:
-        """The emitted kernel, and its constants between the mask and the dtype."""
-        raise NotImplementedError
-
-    def formula(self) -> str:
-        """The factor as text."""
-        raise NotImplementedError
-
-    def unclipped(self, norms: Tensor, factors: Tensor, limit: float) -> Tensor:
-        """Which gradients count as not clipped: for kinds that scale all of them, those with n <= C."""
-        return norms <= limit
-
-    def is_close_call(self, norm: float, limit: float, tolerance: float) -> bool:
-        """Whether rounding decides about the factor."""
-        return False
-
-    def groups(self, names: Sequence[str]) -> tuple[Group, ...]:
-        """The groups of these trainable parameters; none where one factor clips the whole gradient."""
-        return ()
-
-    @property
-    def own_norm(self) -> float | None:
-        """The clip norm, where the kind itself says it."""
-        return None
-
-    @property
-    def is_grouped(self) -> bool:
-        """Whether factors differ between parameters."""
-        return False
 
 
 @dataclass(frozen=True)
@@ -199,79 +152,3 @@ class Global(Kind):
         """A norm at the threshold."""
         threshold = limit if self.threshold is None else self.threshold
         return abs(norm - threshold) <= tolerance * threshold
-
-
-@dataclass(frozen=True)
-class Grouped(Flat):
-    """min(1, C_k / n_k) for the part of the gradient that belongs to group k."""
-
-    def kernel(self, underflow: float) -> Kernel:
-        """The kernel and its constants."""
-        return clipping.group_factors, ()
-
-    def formula(self) -> str:
-        """The formula as text."""
-        return "min(1, C_k / n_k)"
-
-    @property
-    def is_grouped(self) -> bool:
-        """Always."""
-        return True
-
-
-@dataclass(frozen=True)
-class PerLayer(Grouped):
-    """One group for every module that owns trainable parameters; C_k = C / sqrt(K) for K groups."""
-
-    name: ClassVar[str] = "per-layer"
-
-    def groups(self, names: Sequence[str]) -> tuple[Group, ...]:
-        """The groups of these parameters."""
-        return module_groups(names)
-
-
-@dataclass(frozen=True)
-class GroupWise(Grouped):
-    """Groups by name or glob with their clip norms: GroupWise({"encoder.*": 0.5, "head.*": 1.0}).
-
-    Every trainable parameter is in exactly one group; a name comes before any glob. The values are the C_k, so max_grad_norm is
-    left out: it becomes sqrt(sum C_k^2), and what is assigned to it later scales all C_k alike.
-    """
-
-    norms: Mapping[str, float] = field(hash=False)
-    name: ClassVar[str] = "group-wise"
-
-    def __post_init__(self) -> None:
-        """Refuse bad values."""
-        if not isinstance(self.norms, Mapping) or not self.norms or not all(isinstance(key, str) for key in self.norms):
-            raise InvalidInput(f"GroupWise takes {{parameter or glob: clip norm}}, got {self.norms!r}")
-        for pattern, norm in self.norms.items():
-            check_norm(f"the clip norm of {pattern!r}", norm)
-        object.__setattr__(self, "norms", {pattern: float(norm) for pattern, norm in self.norms.items()})
-
-    def groups(self, names: Sequence[str]) -> tuple[Group, ...]:
-        """The groups of these parameters."""
-        return matched_groups(names, self.norms)
-
-    @property
-    def own_norm(self) -> float:
-        """The clip norms together."""
-        return math.hypot(*self.norms.values())
-
-
-SMALLEST_NORM: Final = 1e-9
-"""Squares of float32 numbers vanish below 1e-38, so that squared norms may be low by 1e-24: nothing beside this one's."""
-
-
-def check_positive(name: str, number: Any) -> float:
-    """Refuse what is no positive finite number."""
-    is_number = not isinstance(number, bool) and isinstance(number, Real)
-    if not is_number or not 0 < number < math.inf:
-        raise InvalidInput(f"{name} must be a positive finite number, got {number!r}")
-    return float(number)
-
-
-def check_norm(name: str, number: Any) -> None:
-    """Refuse what is no clip norm."""
-    if check_positive(name, number) < SMALLEST_NORM:
-        raise InvalidInput(f"{name} is {number:g}, below {SMALLEST_NORM:g}, where squares of gradients vanish in float32")

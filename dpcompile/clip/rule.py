@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from dpcompile.clip.grouped import GroupWise, PerLayer
 from dpcompile.clip.groups import Group
-from dpcompile.clip.kinds import PSAC, Automatic, Flat, Global, GroupWise, Kind, Normalized, PerLayer
+from dpcompile.clip.kind import Kind
+from dpcompile.clip.kinds import PSAC, Automatic, Flat, Global, Normalized
 from dpcompile.ir.errors import StrategyError
 
 KINDS: Final[Mapping[str, type[Kind]]] = {kind.name: kind for kind in (Flat, Automatic, Normalized, PSAC, Global, PerLayer)}
