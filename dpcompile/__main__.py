@@ -13,6 +13,7 @@ import typer
 
 from dpcompile import HARDWARE, DPCompileError, InvalidInput, dpcompile
 from dpcompile.capture import user_line
+from dpcompile.clip.rule import KINDS
 
 app = typer.Typer(
     help="Compile PyTorch models for differentially private training.",
@@ -61,6 +62,7 @@ def explain(
     ],
     batch_size: Annotated[int, typer.Option(min=1, help="Examples per step that the plan is made for.")] = 64,
     max_grad_norm: Annotated[float, typer.Option(help="The clip norm C.")] = 1.0,
+    clipping: Annotated[str, typer.Option(help=f"The kind of clipping: {', '.join(KINDS)}.")] = "flat",
     hardware: Annotated[str | None, typer.Option(help=f"Plan for one of {', '.join(HARDWARE)}.")] = None,
     memory_budget: Annotated[str | None, typer.Option(help='What the step may need, for example "2 GB".')] = None,
     output: Annotated[Path | None, typer.Option(help="Also write the report here: .html, .json or .txt.")] = None,
@@ -73,6 +75,7 @@ def explain(
             model,
             loss=loss,
             max_grad_norm=max_grad_norm,
+            clipping=clipping,
             hardware=hardware,
             memory_budget=memory_budget,
             example_batch=batch,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dpcompile.clip.kind import SMALLEST_NORM, Kind
+from dpcompile.clip.rule import Rule
 from dpcompile.cost.hardware import Hardware, named
 from dpcompile.ir.errors import InvalidInput, StrategyError
 from dpcompile.measure.cache import load, nearest_row
 from dpcompile.plan.plan import Plan
 from dpcompile.plan.saved import SavedPlan, load_plan
 
-SMALLEST_NORM = 1e-9
-"""Squares of float32 numbers vanish below 1e-38, so that squared norms may be low by 1e-24: nothing beside this one's."""
 SCHEDULES = ("auto", "one-pass", "two-pass", "microbatch")
 
 
@@ -31,6 +32,27 @@ def positive(max_grad_norm: Any) -> float:
             "and norms come out too small; multiply the loss and max_grad_norm by the same large number"
         )
     return float(max_grad_norm)
+
+
+def clip_norm(max_grad_norm: Any, kind: Kind) -> float:
+    """The clip norm that the user gave, or what the kind itself says."""
+    if kind.own_norm is None:
+        return positive(1.0 if max_grad_norm is None else max_grad_norm)
+    if max_grad_norm is not None and not math.isclose(positive(max_grad_norm), kind.own_norm, rel_tol=1e-9):
+        raise StrategyError(
+            f"max_grad_norm={max_grad_norm:g} beside {type(kind).__name__}, whose clip norms amount to {kind.own_norm:g}; leave "
+            "max_grad_norm= out, and assign private.max_grad_norm later to scale all of them"
+        )
+    return kind.own_norm
+
+
+def step_norm(max_grad_norm: Any, rule: Rule) -> float:
+    """The clip norm of a step; every group's own must be one, too."""
+    limit = positive(max_grad_norm)
+    smallest = min((group.share for group in rule.groups), default=1.0) * limit
+    if smallest < SMALLEST_NORM:
+        raise InvalidInput(f"max_grad_norm={limit:g} leaves a group of parameters {smallest:g}, below {SMALLEST_NORM:g}")
+    return limit
 
 
 def check_no_mask(mask: Tensor | None) -> None:

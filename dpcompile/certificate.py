@@ -15,6 +15,7 @@ not when one is added.
     without_gradient  trainable parameters that no loss depends on; frozen: parameters and buffers that are not trained
     checks            name, whether it passed (null: switched off), and what was done
     assumptions       what the verdict takes for granted
+    clipping          kind, formula of the factor, and per group (one for kinds with one factor) parameters and clip norm
     sensitivity       of `grads`: l2, under which relation of neighbours, and the slack of rounding relative to l2
 """
 
@@ -63,6 +64,7 @@ class Certificate:
         counts = ", ".join(f"{name} {count}x" for name, count in found["operations"].items())
         bound = found["sensitivity"]
         lines = [f"certificate ({made})", f"verdict: {found['verdict']}"]
+        lines += [f"clipping: {found['clipping']['kind']}, {found['clipping']['formula']}"]
         lines += [f"sensitivity of {bound['of']}: {bound['l2']:g} in L2, {bound['neighbours']}, slack {bound['slack']:g}"]
         lines += [f"check {check['name']}: {words(check['passed'])}; {check['detail']}" for check in found["checks"]]
         lines += [f"assumed: {text}" for text in found["assumptions"]]
@@ -95,6 +97,7 @@ def certificate(compiled: Compiled, max_grad_norm: float, assumed: Sequence[str]
             "frozen": list(facts.frozen),
             "checks": checks(compiled.stages, facts),
             "assumptions": [*assumptions(facts), *assumed],
+            "clipping": compiled.outlook.source.rule.document(names_of(compiled), max_grad_norm),
             "sensitivity": {
                 "l2": max_grad_norm,
                 "neighbours": "add or remove one example",
@@ -103,6 +106,11 @@ def certificate(compiled: Compiled, max_grad_norm: float, assumed: Sequence[str]
             },
         }
     )
+
+
+def names_of(compiled: Compiled) -> list[str]:
+    """All trained parameters, also those without a gradient path."""
+    return list(compiled.joint.named("gradient"))
 
 
 def digest(stage: Stage) -> dict[str, Any]:

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from dpcompile.arguments import check_no_mask, chunk_size, given_plan, hardware_row, positive, zero_gradient
+from dpcompile.arguments import check_no_mask, chunk_size, clip_norm, given_plan, hardware_row, step_norm, zero_gradient
 from dpcompile.batch import Batch, checked_mask, chunks, flatten_batch, traced_batch
 from dpcompile.certificate import Certificate, certificate
+from dpcompile.clip.kind import Kind
+from dpcompile.clip.rule import Rule, check_one_backward, kind_of, rule_of
 from dpcompile.cost.hardware import Hardware
 from dpcompile.cotangents import cotangent_losses
 from dpcompile.drop_in import DropIn
@@ -36,8 +38,8 @@ def dpcompile(
     model: nn.Module,
     loss: Loss = None,
     *,
-    max_grad_norm: float = 1.0,
-    clipping: str = "flat",
+    max_grad_norm: float | None = None,
+    clipping: str | Kind = "flat",
     strategy: str | Mapping[str, str | tuple[str, str]] = "auto",
     schedule: str = "auto",
     plan: Plan | SavedPlan | str | Path | None = None,
@@ -53,10 +55,13 @@ def dpcompile(
 
     loss: `loss(model, *batch, **kwargs) -> f[B]`; a criterion of torch.nn, applied to (model(*batch[:-1]), batch[-1])
     and reduced per example; or None if the model returns its per-example losses (f[B], or an object with .loss).
-    max_grad_norm: clip norm C > 0. strategy: "auto"; "autotune" (ways that are predicted within 20 % of the best are
-    measured here, and what was found is kept); one norm strategy; or {parameter or glob: norm or (norm, sum)}. schedule:
-    "auto", "one-pass", "two-pass" (backward runs a second time, on losses times clip factors) or "microbatch" (chunks of at
-    most `microbatch` examples, sums added). plan: a plan of another module, or the file that one was saved to; it takes the
+    max_grad_norm: clip norm C > 0; 1 by default. clipping: how the factors come from the norms: "flat" (min(1, C / n)),
+    "automatic", "normalized", "psac", "global", "per-layer", or an object: Automatic(stability=), PSAC(r=), Global(threshold=),
+    GroupWise({name or glob: C_k}), which says the clip norms itself; see dpcompile.clip.kinds.
+    strategy: "auto"; "autotune" (ways that are predicted within 20 % of the best are measured here, and what was found is
+    kept); one norm strategy; or {parameter or glob: norm or (norm, sum)}. schedule: "auto", "one-pass", "two-pass" (backward
+    runs a second time, on losses times clip factors) or "microbatch" (chunks of at most `microbatch` examples, sums added).
+    plan: a plan of another module, or the file that one was saved to; it takes the
     place of strategy and schedule, and must fit the model. hardware: a name in HARDWARE or a row, for planning; by default what
     `python -m dpcompile calibrate` has measured, or the nearest row of the table. memory_budget: bytes, or a text such as
     "2 GB", that the step may need beyond model and batch; larger batches than the first run in chunks. backend: "eager",
@@ -77,26 +82,28 @@ def dpcompile(
 class PrivateModule(nn.Module):
     """A model with its private step. Shares the model's parameters; its state_dict is the model's own."""
 
-    def __init__(self, model: nn.Module, loss: Loss, max_grad_norm: float, clipping: str, strategy: Any, schedule: str,
-                 plan: Plan | SavedPlan | str | Path | None, microbatch: int | None, hardware: str | Hardware | None,
-                 memory_budget: str | float | None, backend: str, batch_dim: Any,
+    def __init__(self, model: nn.Module, loss: Loss, max_grad_norm: float | None, clipping: str | Kind, strategy: Any,
+                 schedule: str, plan: Plan | SavedPlan | str | Path | None, microbatch: int | None,
+                 hardware: str | Hardware | None, memory_budget: str | float | None, backend: str, batch_dim: Any,
                  check_examples: bool = True) -> None:  # fmt: skip
         super().__init__()
         self.program = make_program(model, loss)
-        if clipping != "flat":
-            raise StrategyError(f'clipping={clipping!r} does not exist; use clipping="flat"')
+        kind = kind_of(clipping)
         if backend not in BACKENDS:
             raise StrategyError(f"backend={backend!r} does not exist; use one of {', '.join(BACKENDS)}")
-        self.max_grad_norm = positive(max_grad_norm)
+        self.max_grad_norm = clip_norm(max_grad_norm, kind)
         given = given_plan(plan, strategy, schedule)
         self.microbatch = chunk_size(schedule, given.microbatch if given is not None and microbatch is None else microbatch)
         self.batch_dim = batch_dim
         wanted = given.strategies() if given is not None else strategy
+        check_one_backward(kind, schedule, wanted)
         if strategy == "autotune" and hardware is not None:
             raise StrategyError('strategy="autotune" measures this machine; leave hardware= out, or use strategy="auto"')
         row, note = hardware_row(hardware, model)
         self.options = Options(wanted, schedule, self.microbatch, row, backend, given,
-                               None if memory_budget is None else bytes_of(memory_budget), note, check_examples)  # fmt: skip
+                               None if memory_budget is None else bytes_of(memory_budget), note, check_examples,
+                               kind)  # fmt: skip
+        self.rule()  # groups that do not fit the model are refused here
         self.steps: Traces[Compiled] = Traces()
         self.gradients: Traces[GraphCall] = Traces()
 
@@ -115,7 +122,8 @@ class PrivateModule(nn.Module):
 
     def run(self, compiled: Compiled, flat: Batch, counted: Tensor) -> Step:
         """One step on a batch with at least one example, chunk by chunk; `counted` bool[B]."""
-        limit = torch.as_tensor(positive(self.max_grad_norm), dtype=torch.float64, device=flat.tensors[0].device)
+        norm = step_norm(self.max_grad_norm, compiled.outlook.source.rule)
+        limit = torch.as_tensor(norm, dtype=torch.float64, device=flat.tensors[0].device)
         total, raws = dict[str, Tensor](), list[Raw]()
         for tensors, part in chunks(flat, counted, compiled.plan.microbatch):
             admit_size(compiled, self.program, flat, len(part))
@@ -125,7 +133,7 @@ class PrivateModule(nn.Module):
             raws.append(raw.without_sums())
             del raw, gradient  # the next chunk must not run beside this one's sums
         self.apply_buffers(raws[0])
-        return self.joined(raws, total)
+        return self.joined(raws, total, counted)
 
     def compiled(self, batch: Batch) -> Compiled:
         """The compiled step for everything about this batch but its size; traced anew when a guard changed."""
@@ -134,15 +142,32 @@ class PrivateModule(nn.Module):
             lambda: (*guard_key(self.program, batch), backend), lambda: compile_step(self.program, batch, self.options)
         )
 
-    def joined(self, raws: list[Raw], total: dict[str, Tensor]) -> Step:
+    def joined(self, raws: list[Raw], total: dict[str, Tensor], counted: Tensor) -> Step:
         """The chunks of one step together: per-example results concatenated, beside the sum of the chunks' sums."""
         fields = ("losses", "norms", "clip_factors", "nonfinite")
         first = {f: getattr(raws[0], f) if len(raws) == 1 else torch.cat([getattr(r, f) for r in raws]) for f in fields}
-        return Step(first["losses"], first["norms"], first["clip_factors"], self.complete(total), first["nonfinite"])
+        return Step(grads=self.complete(total), counted=counted, kind=self.kind, max_grad_norm=float(self.max_grad_norm), **first)
 
     def complete(self, grads: dict[str, Tensor]) -> dict[str, Tensor]:
         """Gradients of all trainable parameters in the model's order; zero for those without a gradient path."""
         return {name: grads[name] if name in grads else zero_gradient(p) for name, p in self.trainable()}
+
+    @property
+    def kind(self) -> Kind:
+        """How gradients are clipped."""
+        return self.options.clipping
+
+    def rule(self) -> Rule:
+        """The same for the parameters that are trainable now."""
+        return rule_of(self.kind, [name for name, _ in self.trainable()])
+
+    @property
+    def clip_groups(self) -> dict[str, tuple[tuple[str, ...], float]]:
+        """{group: (parameters, clip norm C_k)} in the order of the columns of `clip_factors`; one group "*" where one factor
+        clips the whole gradient."""
+        rule, limit = self.rule(), float(self.max_grad_norm)
+        parts = rule.parts([name for name, _ in self.trainable()])
+        return {group.name: (group.parameters, group.share * limit) for group in parts}
 
     def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Trainable parameters of model and loss by their public names."""
@@ -154,14 +179,12 @@ class PrivateModule(nn.Module):
         """A step without examples: empty vectors, zero gradients; nothing is traced."""
         parameters = dict(self.trainable())
         dtype = next((torch.promote_types(p.dtype, torch.float32) for p in parameters.values()), torch.float32)
+        rule = self.rule()
+        limit = step_norm(self.max_grad_norm, rule)
         empty = torch.zeros(0, dtype=dtype, device=batch.tensors[0].device)
-        return Step(
-            empty,
-            empty.clone(),
-            empty.clone(),
-            self.complete({}),
-            torch.zeros(0, dtype=torch.bool, device=empty.device),
-        )
+        factors = empty.new_zeros((0, len(rule.groups)) if rule.groups else 0)
+        flags = torch.zeros(0, dtype=torch.bool, device=empty.device)
+        return Step(empty, empty.clone(), factors, self.complete({}), flags, flags.clone(), self.kind, limit)
 
     def apply_buffers(self, raw: Raw) -> None:
         """Write the new values of buffers (which do not depend on the batch) once per step."""
@@ -220,7 +243,8 @@ class PrivateModule(nn.Module):
         return text
 
     def sensitivity(self) -> float:
-        """How much `grads` can change in L2 norm when one example is added or removed: the clip norm.
+        """How much `grads` can change in L2 norm when one example is added or removed: the clip norm C, for every kind of
+        clipping; with groups it is sqrt(sum C_k^2), where C_k bounds the part of the gradient that belongs to group k.
 
         Sums, not means: divide by a public constant (never by the drawn batch size) after adding noise.
         """
@@ -239,8 +263,9 @@ class PrivateModule(nn.Module):
         multiplied by B) or a "sum". output_dim: the example axis of the outputs, an int or a pytree prefix. The loss
         is outside and NOT verified: see dpcompile.drop_in. The loss given to dpcompile is not used.
         """
-        inner = PrivateModule(self.model, cotangent_losses, self.max_grad_norm, "flat", "auto", "auto", None, None,
+        inner = PrivateModule(self.model, cotangent_losses, None, self.kind, "auto", "auto", None, None,
                               self.options.hardware, None, self.options.backend, self.batch_dim)  # fmt: skip
+        inner.max_grad_norm = self.max_grad_norm
         inner.options = self.options
         return DropIn(self, inner, loss_reduction, output_dim)
 

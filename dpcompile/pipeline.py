@@ -18,6 +18,8 @@ from dpcompile.analysis.sites import find_sites
 from dpcompile.analysis.warm_up import check_followed, warm_up
 from dpcompile.batch import Batch
 from dpcompile.capture import admit, capture
+from dpcompile.clip.kind import Kind
+from dpcompile.clip.rule import FLAT, rule_of
 from dpcompile.cost.hardware import Hardware
 from dpcompile.forecast.forecast import Outlook
 from dpcompile.forecast.rewriting import Source
@@ -90,6 +92,7 @@ class Options:
     memory_budget: float | None = None
     note: str = ""
     check_examples: bool = True
+    clipping: Kind = FLAT.kind
 
 
 @dataclass(frozen=True)
@@ -173,7 +176,8 @@ def compiled_step(program: Program, batch: Batch, options: Options) -> Compiled:
     joint, unused = found.joint, found.unused
     if options.plan is not None:
         options.plan.check(found.sites)
-    source = Source(joint, found.sites, found.cuts)
+    rule = rule_of(options.clipping, list(joint.named("gradient")))
+    source = Source(joint, found.sites, () if rule.groups else found.cuts, rule)  # a second backward scales all groups alike
     eager = runs_eagerly(options, batch)
     tuned = tuned_for(source, batch.size, options)
     strategy = options.strategy if tuned is None else "auto"

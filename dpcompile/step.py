@@ -6,17 +6,22 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from dpcompile.clip.kind import Kind
+
 
 @dataclass(frozen=True)
 class Step:
     """One private step.
 
-    losses: f32[B] per-example losses. norms: f32[B] per-example gradient norms. clip_factors: f32[B], min(1, C / norm).
-    grads: {parameter name: sum over examples of clip_factor * gradient}, float32 or wider. nonfinite: bool[B].
+    losses: f32[B] per-example losses. norms: f32[B] norms of whole per-example gradients. clip_factors: f32[B], for flat
+    clipping min(1, C / norm); with K groups of parameters f32[B, K] in the order of `private.clip_groups`. grads: {parameter
+    name: sum over examples of clip_factor * gradient}, float32 or wider. nonfinite: bool[B]. counted: bool[B], the mask.
+    kind, max_grad_norm: how the step was clipped.
 
     Guarantee: the sum in `grads` changes by at most C (in the joint L2 norm over all parameters) when one example is
-    added or removed, up to the slack stated in `dpcompile.kernels.clipping`. `losses`, `norms`, `clip_factors` and
-    `nonfinite` are NOT private: do not publish or log them where the training data must stay protected.
+    added or removed, up to the slack stated in `dpcompile.kernels.clipping`. `losses`, `norms`, `clip_factors`,
+    `nonfinite` and what follows from them are NOT private: do not publish or log them where the training data must stay
+    protected.
     """
 
     losses: Tensor
@@ -24,8 +29,31 @@ class Step:
     clip_factors: Tensor
     grads: dict[str, Tensor]
     nonfinite: Tensor
+    counted: Tensor
+    kind: Kind
+    max_grad_norm: float
+
+    @property
+    def unclipped(self) -> Tensor:
+        """bool[B], with groups bool[B, K]: 1[n <= C], which adaptive clipping counts (not private); False for masked examples.
+
+        Flat and groups: the factor is 1. Global: the gradient is not left out. The kinds that scale every gradient: n <= C.
+        """
+        kept = self.kind.unclipped(self.norms, self.clip_factors, self.max_grad_norm)
+        counted = self.counted & ~self.nonfinite
+        return kept & (counted if kept.dim() == 1 else counted[:, None])
+
+    @property
+    def count_unclipped(self) -> Tensor:
+        """i64[], with groups i64[K]: how many unmasked examples have n <= C. Add noise before it leaves the step: NOT private.
+
+        One example changes it by 1; with groups by 1 for every group, sqrt(K) in L2.
+        """
+        return self.unclipped.sum(0)
 
     @property
     def share_clipped(self) -> float:
-        """Share of examples whose gradient was scaled down (not private)."""
-        return float((self.clip_factors < 1).float().mean()) if self.clip_factors.numel() else 0.0
+        """Share of the unmasked examples whose gradient was clipped, in some group or as a whole (not private)."""
+        whole = self.unclipped if self.unclipped.dim() == 1 else self.unclipped.all(1)
+        count = int(self.counted.sum())
+        return float((self.counted & ~whole).sum()) / count if count else 0.0

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,7 +26,7 @@ from dpcompile.analysis.company import COPIES, RUNS
 from dpcompile.analysis.example_axis import example_axis
 from dpcompile.analysis.examples import draw_examples, example_dims, take
 from dpcompile.analysis.independence import DRAWS, check_independence
-from dpcompile.analysis.loop import Loop, as_batch, in_float64, loop, singles, wide
+from dpcompile.analysis.loop import Factors, Loop, as_batch, in_float64, loop, singles, wide
 from dpcompile.analysis.plain_run import deviation, error_of_losses, finite, norm
 from dpcompile.analysis.rounding import whole_tolerance
 from dpcompile.batch import Batch
@@ -114,7 +114,7 @@ class Comparison:
     def __init__(self, private: Any, batch: Batch, count: int) -> None:
         self.private, self.program = private, private.program
         self.batch = as_batch(batch, take(batch.tensors, example_dims(batch), range(count)), count)
-        self.limit = float(private.max_grad_norm)
+        self.rule, self.limit = private.rule(), float(private.max_grad_norm)
         self.notes: list[str] = []
         if count:
             self.compiled = private.compiled(batch)
@@ -149,16 +149,31 @@ class Comparison:
         )
         with torch_private.equal_draws():
             steps = [self.run(as_batch(self.batch, leaves, 1)) for leaves in singles(self.batch)]
-        parts = {f: torch.cat([getattr(s, f) for s in steps]) for f in ("losses", "norms", "clip_factors", "nonfinite")}
+        fields = ("losses", "norms", "clip_factors", "nonfinite", "counted")
+        parts: dict[str, Any] = {f: torch.cat([getattr(s, f) for s in steps]) for f in fields}
         grads = {name: torch.stack([s.grads[name] for s in steps]).sum(0) for name in steps[0].grads}
-        return Step(grads=grads, **parts)
+        return replace(steps[0], grads=grads, **parts)
+
+    def factors_of(self, step: Step) -> Factors:
+        """Factors by the formula of the kind; the step's own where the loop's norm and the step's lie on both sides of a jump."""
+
+        def factors(row: int, norms: Mapping[str, float]) -> dict[str, float]:
+            """One example's."""
+            if self.rule.kind.is_close_call(math.hypot(*norms.values()), self.limit, self.tolerance):
+                self.notes.append(f"rounding decides whether example {row} is left out; the step's decision was taken")
+                return dict.fromkeys(norms, float(step.clip_factors[row]))
+            return self.rule.factors(norms, self.limit)
+
+        return factors
 
     def against_loop(self, step: Step) -> Verification:
         """The first reference that the step agrees with; the user's own types have the last word."""
         narrow = any(p.dtype != torch.float64 for p in self.program.parameters())
         if narrow and not self.random:  # random operations draw other numbers in other types
             try:
-                found = self.compared(step, loop(*in_float64(self.program, self.batch), self.limit), "in a float64 copy")
+                found = self.compared(
+                    step, loop(*in_float64(self.program, self.batch), self.factors_of(step)), "in a float64 copy"
+                )
             except (
                 DPCompileError,
                 RuntimeError,
@@ -170,7 +185,7 @@ class Comparison:
             if found is not None and found.ok:
                 return found
         with torch_private.equal_draws() if self.random else contextlib.nullcontext():
-            return self.compared(step, loop(self.program, self.batch, self.limit), "in the model's own types")
+            return self.compared(step, loop(self.program, self.batch, self.factors_of(step)), "in the model's own types")
 
     def compared(self, step: Step, expected: Loop, reference: str) -> Verification:
         """Relative errors of one step."""

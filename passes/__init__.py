@@ -1,7 +1,7 @@
 """The rewrites, in the order in which they run; the folder is imported as `dpcompile.passes`.
 
 norms               one squared norm per site
-clip_factors        norms, clip factors, flags; the clip norm and the mask become inputs
+clip_factors        norms, clip factors, flags; the clip norm and the mask become inputs; with groups by group_factors
 clipped_sums        every gradient becomes the clipped sum
 narrow_backward     ordinary parameter gradients are no longer asked for
 gather_small        one norm and one sum for all small parameters
@@ -16,8 +16,10 @@ After each of them the pipeline runs `order_nodes`: a stable topological order w
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 
+from dpcompile.clip.rule import Rule
 from dpcompile.ir.graph import JointGraph
 from dpcompile.passes.clip_factors import emit_clip_factors
 from dpcompile.passes.clipped_sums import emit_clipped_sums
@@ -32,3 +34,9 @@ Pass = Callable[[JointGraph, Plan], None]
 PIPELINE: tuple[Pass, ...] = (
     emit_norms, emit_clip_factors, emit_clipped_sums, narrow_backward, gather_small, share_group_norm, fuse_cross_entropy,
 )  # fmt: skip
+
+
+def with_rule(passes: Sequence[Pass], rule: Rule) -> tuple[Pass, ...]:
+    """The rewrites for a kind of clipping, which `clip_factors` alone looks at."""
+    factors = functools.update_wrapper(functools.partial(emit_clip_factors, rule=rule), emit_clip_factors)
+    return tuple(factors if rewrite is emit_clip_factors else rewrite for rewrite in passes)

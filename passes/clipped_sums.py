@@ -16,6 +16,8 @@ Sound because backward is linear in the gradient of the losses: scaling example 
 intermediate gradients by the same number (Bu et al. 2023, book-keeping), so the contraction of the scaled operands
 is the sum of factor * gradient. The tail from the contraction to the parameter is linear and is copied, without its
 conversions to half types. All gradients behind a cut flow through it (`analysis.cuts`), so that scaling there is enough.
+A group's sums stand right behind its factors, so that operands are freed early; two groups may share a contraction (the
+biases of two layers that are added), each with its own factors.
 """
 
 from __future__ import annotations
@@ -35,19 +37,23 @@ from dpcompile.strategies.tail import copied_tail
 
 def emit_clipped_sums(joint: JointGraph, plan: Plan) -> None:
     """Every gradient becomes the clipped sum; the ordinary contractions lose their last use."""
-    factors = joint.output("clip_factors")
-    assert factors is not None
+    whole, groups = joint.output("clip_factors"), joint.named("group_factors")
+    assert whole is not None
     emitter = Emitter(joint)
     emitter.anchor = joint.graph.output_node()
-    sums: dict[fx.Node, fx.Node] = {}
-    outputs = {key: joint.output(*key) for key in joint.outputs}
-    again = SecondBackward(plan.cut, factors, emitter) if plan.cut is not None else None
+    known: dict[fx.Node, dict[fx.Node, fx.Node]] = {}
+    outputs = {key: joint.output(*key) for key in joint.outputs if key[0] != "group_factors"}
+    again = SecondBackward(plan.cut, whole, emitter) if plan.cut is not None else None
     for choice in reversed(plan.choices):  # in the order of the backward pass, so that operands are freed early
+        factors = groups.get(choice.site.parameter) or whole
+        sums = known.setdefault(factors, {})
+        start = factors.next if groups else joint.graph.output_node()
+        emitter.anchor = start
         for term in choice.site.terms:
             contraction = term.contraction
             if contraction.node in sums:
                 continue
-            emitter.anchor = joint.graph.output_node()
+            emitter.anchor = start
             if choice.option.sum == REWEIGHT.name:
                 assert again is not None, "a plan that reweights has a cut"
                 sums[contraction.node] = again.copy(contraction.node)

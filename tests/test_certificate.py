@@ -19,7 +19,7 @@ from dpcompile.analysis import independence
 
 FIELDS = {
     "schema", "version", "made_with", "verdict", "graph", "operations", "on_shared_values", "parameters", "without_gradient",
-    "frozen", "checks", "assumptions", "sensitivity",
+    "frozen", "checks", "assumptions", "clipping", "sensitivity",
 }  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,21 +26,25 @@ class Loop:
     scale: float
 
 
-def loop(program: Program, batch: Batch, limit: float) -> Loop:
-    """One example at a time; factor min(1, C / norm), and 0 where the norm is not finite."""
+Factors = Callable[[int, Mapping[str, float]], Mapping[str, float]]
+"""An example's number and the norms of its gradients by parameter -> the factor of every parameter."""
+
+
+def loop(program: Program, batch: Batch, factors_of: Factors) -> Loop:
+    """One example at a time."""
     losses, norms, scale = [], [], 0.0
     sums: dict[str, Tensor] = {}
-    for leaves in singles(batch):
+    for row, leaves in enumerate(singles(batch)):
         plain = run_plainly(program, batch.layout, leaves, 1)
         gradients = {name: g for name, g in plain.gradients.items() if g is not None}
-        whole = math.hypot(*(float(torch.linalg.vector_norm(g.to(wide(g.dtype)))) for g in gradients.values()))
-        factor = (min(1.0, limit / whole) if whole > 0 else 1.0) if math.isfinite(whole) else 0.0
+        own = {name: float(torch.linalg.vector_norm(g.to(wide(g.dtype)))) for name, g in gradients.items()}
+        factors = factors_of(row, own)
         losses.append(plain.losses)
-        norms.append(whole)
-        if factor > 0:
-            scale = max(scale, factor * whole)
-            for name, gradient in gradients.items():
-                part = gradient.to(wide(gradient.dtype)) * factor
+        norms.append(math.hypot(*own.values()))
+        scale = max([scale, math.hypot(*(factor * own[name] for name, factor in factors.items() if factor > 0))])
+        for name, gradient in gradients.items():
+            if factors[name] > 0:
+                part = gradient.to(wide(gradient.dtype)) * factors[name]
                 sums[name] = sums[name] + part if name in sums else part
     return Loop(torch.cat(losses), torch.tensor(norms, dtype=torch.float64), sums, scale)
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import fx
 
+from dpcompile.clip.rule import FLAT, Rule
 from dpcompile.ir.graph import JointGraph
 from dpcompile.ir.site import Cut, Site
-from dpcompile.passes import PIPELINE
+from dpcompile.passes import PIPELINE, with_rule
 from dpcompile.passes.order import order_nodes
 from dpcompile.passes.reuse_memory import reuse_memory
 from dpcompile.plan.plan import Plan
@@ -24,18 +25,19 @@ def nothing(name: str, joint: JointGraph) -> None:
 
 @dataclass(frozen=True)
 class Source:
-    """A captured graph and its sites; `rewritten` never changes them."""
+    """A captured graph, its sites and how its gradients are clipped; `rewritten` never changes them."""
 
     joint: JointGraph
     sites: tuple[Site, ...]
     cuts: tuple[Cut, ...] = ()
+    rule: Rule = FLAT
 
     def rewritten(self, plan: Plan, keep: Keep = nothing) -> JointGraph:
         """The graph after all passes that every backend shares."""
         joint, sites, cut = copied(self.joint, self.sites, plan.cut)
         by_name = {site.parameter: site for site in sites}
         own = replace(plan, choices=tuple(replace(c, site=by_name[c.site.parameter]) for c in plan.choices), cut=cut)
-        for rewrite in PIPELINE:
+        for rewrite in with_rule(PIPELINE, self.rule):
             rewrite(joint, own)
             order_nodes(joint)
             keep(rewrite.__name__, joint)

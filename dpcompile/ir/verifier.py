@@ -75,6 +75,8 @@ def shape_violations(joint: JointGraph, kind: str) -> list[str]:
     """Per-example outputs are vectors over the batch."""
     node = joint.output(kind)
     sizes = [size_expression(size) for size in value(node).shape] if node is not None else None
+    if kind == "clip_factors" and sizes is not None and len(sizes) == 2 and sizes[1].is_Integer:
+        sizes = sizes[:1]  # one column for every group of parameters
     return [] if sizes == [joint.symbol] else [f"{kind} has shape {sizes} instead of [B]"]
 
 

@@ -42,7 +42,7 @@ def of_dtype(x: Tensor, *operands: Any) -> Tensor:
 
 
 SHAPES: Final[dict[Callable[..., Any], Callable[..., Any]]] = {
-    clipping.flat_factors: of_dtype,
+    **dict.fromkeys(clipping.FACTORS, of_dtype),
     clipping.masked_losses: of_dtype,
     clipping.nonfinite_examples: lambda squared: squared.new_empty(squared.shape, dtype=torch.bool),
     clipping.norms_of: of_dtype,

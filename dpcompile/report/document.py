@@ -8,6 +8,7 @@ not when one is added. Seconds, bytes and FLOPs are numbers without prefixes.
     hardware               the row that prices come from; measured: by calibration on this machine
     batch_size, microbatch examples of a step, and at a time (null: all)
     second_backward_from   the node that backward runs a second time from (null: one backward)
+    clipping               kind, formula of the factor, groups with their parameters and clip norms (one for a single factor)
     sensitivity            of the clipped sum
     ordinary, private      predicted seconds and peak bytes of both steps, whole and by kind (`report.kinds`)
     sites                  one entry per group of equal layers: parameters, equation, shape, sizes by symbol, the chosen way,
@@ -65,6 +66,7 @@ def document(facts: Facts) -> dict[str, Any]:
         "microbatch": plan.microbatch,
         "second_backward_from": plan.cut.frontier.node.name if plan.cut is not None else None,
         "backend": facts.backend,
+        "clipping": facts.outlook.source.rule.document(list(facts.outlook.source.joint.named("gradient")), facts.max_grad_norm),
         "sensitivity": {"l2": facts.max_grad_norm, "neighbours": "add or remove one example"},
         "ordinary": step(facts.ordinary),
         "private": step(facts.private),

@@ -9,7 +9,7 @@ from torch import fx
 
 from dpcompile.analysis.cuts import ancestors, gradients_of_losses
 from dpcompile.ir.graph import JointGraph, operand_node
-from dpcompile.kernels import cross_entropy, scale
+from dpcompile.kernels import clipping, cross_entropy, scale
 
 FORWARD, BACKWARD, WEIGHTS, NORMS, SUMS = "forward", "backward", "weight gradients", "norms", "clipped sums"
 KINDS: Final = (FORWARD, BACKWARD, WEIGHTS, NORMS, SUMS)
@@ -30,14 +30,15 @@ def kinds_of_ordinary(joint: JointGraph, contractions: set[fx.Node]) -> dict[fx.
 def kinds_of_private(joint: JointGraph, ordinary: JointGraph) -> dict[fx.Node, str]:
     """The rewritten graph: what was captured keeps its kind, what depends on the factors is a sum, other new nodes are norms."""
     known = {node.name for node in ordinary.graph.nodes}
-    flowing, factors = gradients_of_losses(joint), joint.output("clip_factors")
-    needed = ancestors([factors] if factors is not None else [])
+    flowing = gradients_of_losses(joint)
+    factors = [node for node in called(joint) if node.target in clipping.FACTORS]
+    needed = ancestors(factors)
     after: set[fx.Node] = set()
     kinds: dict[fx.Node, str] = {}
     for node in called(joint):
-        if node is factors or any(source in after for source in node.all_input_nodes):
+        if node in factors or any(source in after for source in node.all_input_nodes):
             after.add(node)
-        if node in after and node is not factors:
+        if node in after and node not in factors:
             kinds[node] = SUMS
         elif node.name in known or is_fused_ordinary(node):
             kinds[node] = BACKWARD if node in flowing else FORWARD

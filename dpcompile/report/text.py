@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dpcompile.clip.rule import FLAT
 from dpcompile.cost.hardware import Hardware
 from dpcompile.forecast.forecast import Forecast, Outlook
 from dpcompile.ir.errors import InvalidInput
@@ -115,6 +116,13 @@ class Report:
         found = self.facts.private.seconds
         return found[NORMS] + found[SUMS]
 
+    @property
+    def kept_bytes(self) -> float:
+        """Memory that is kept until sums: all parameters' at once, or that of the largest group, since groups come in turn."""
+        kept = {choice.site.parameter: choice.option.cost.resident_bytes for choice in self.plan.choices}
+        groups = self.outlook.source.rule.parts(list(kept))
+        return max(float(sum(kept.get(name, 0.0) for name in group.parameters)) for group in groups)
+
     def second_backward(self) -> list[str]:
         """Where backward runs a second time from."""
         cut = self.plan.cut
@@ -124,13 +132,18 @@ class Report:
             else [f"backward runs a second time from {cut.frontier.node} on, for {len(cut.parameters)} parameters"]
         )
 
+    def clipping(self) -> list[str]:
+        """How gradients are clipped, where it is not the ordinary way."""
+        rule = self.outlook.source.rule
+        return [] if rule == FLAT else [f"clipping: {rule}"]
+
     def footer(self) -> list[str]:
         """Totals, sensitivity, and what the user should know."""
         lines = [
-            f"predicted: {self.private_seconds * 1e3:.2f} ms for norms and clipped sums, "
-            f"{self.plan.resident_bytes / 1e6:.1f} MB kept",
+            f"predicted: {self.private_seconds * 1e3:.2f} ms for norms and clipped sums, {self.kept_bytes / 1e6:.1f} MB kept",
             f"predicted step: {self.forecast}",
             *self.second_backward(),
+            *self.clipping(),
             f"sensitivity of grads (add or remove one example): {self.max_grad_norm:g}; "
             "losses, norms and factors are not private",
         ]

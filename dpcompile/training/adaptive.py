@@ -63,13 +63,13 @@ class AdaptiveQuantile:
 
     def next_norm(self, session: Session, norm: float, noise: Noise, expected: int) -> float:
         """The clip norm of the next step, from the norms of this one."""
-        count = sum(float(indicators(step, physical.mask(step.norms.device), norm).sum()) for step, physical in session.pairs())
+        count = sum(float(indicators(step).sum()) for step in session.steps)
         drawn = float(noise.fill(torch.zeros(1, dtype=torch.float64), self.sigma(expected)))
         share = (count + drawn) / expected + 0.5
         return min(max(norm * math.exp(-self.learning_rate * (share - self.quantile)), self.least), self.most)
 
 
-def indicators(step: Step, counted: Tensor, norm: float) -> Tensor:
-    """f64[B]: 1/2 where the norm is at most this one, -1/2 where it is larger, 0 for rows that do not count."""
-    signs = torch.where(step.norms <= norm, 0.5, -0.5).double()
-    return torch.where(counted & ~step.nonfinite, signs, 0.0)
+def indicators(step: Step) -> Tensor:
+    """f64[B]: 1/2 for examples that were not clipped, -1/2 for those that were, 0 for rows that do not count."""
+    signs = torch.where(step.unclipped, 0.5, -0.5).double()
+    return torch.where(step.counted & ~step.nonfinite, signs, 0.0)

@@ -86,14 +86,13 @@ class PrivacyEngine:
         pad_batches: whether each is filled up to exactly that size with rows that count nothing (by default on a GPU).
         truncated_batch_size: the most examples of one step; of a larger draw a random part is taken, and accounted as that.
         poisson_sampling=False: the loader's own kind of passes over all examples, accounted without amplification by sampling.
-        clipping: see dpcompile; or AdaptiveQuantile(). loss_reduction: whether the criterion outside takes the "mean" or the "sum"
-        over the batch. noise_generator: a torch generator for the noise. criterion, batch_first, grad_sample_mode: as Opacus has them; nothing
-        depends on them. The rest goes to dpcompile (strategy, backend, memory_budget, batch_dim, ...).
+        clipping: see dpcompile; or AdaptiveQuantile(). loss_reduction: of the criterion outside, "mean" or "sum".
+        noise_generator: a torch generator. criterion, batch_first, grad_sample_mode: Opacus has them; nothing depends on them.
+        The rest goes to dpcompile (strategy, backend, memory_budget, batch_dim, ...).
         Raises InvalidInput for what cannot be accounted; the model is refused, if it is, with its first batch.
         """
         check_mode(grad_sample_mode, batch_first)
         check_loader(data_loader, poisson_sampling)
-        adaptive, clipping = (clipping, "flat") if isinstance(clipping, AdaptiveQuantile) else (None, clipping)
         private = as_private(module, max_grad_norm, clipping, compile_options)
         expected = divisor(expected_batch_size, data_loader)
         session, noise = Session(), self.noise_for(private, noise_generator)
@@ -102,9 +101,7 @@ class PrivacyEngine:
         size, pad = physical(physical_batch_size, pad_batches, expected, device_of(private))
         loader = PrivateLoader(data_loader, session, draws, expected, size, pad)
         wrapped = PrivateOptimizer(optimizer, private, session, draws, noise, self.accountant, noise_multiplier, expected)
-        if adaptive is not None:
-            adaptive.gradient_noise(wrapped.noise_multiplier, expected)
-            wrapped.adaptive = adaptive
+        wrapped.set_adaptive(clipping)
         self.made = training_module(module, private, session, loss_reduction), wrapped, loader
         return self.made
 
@@ -170,8 +167,10 @@ def as_private(module: Any, max_grad_norm: float | None, clipping: Any, options:
         raise InvalidInput(f"module must be a torch.nn.Module, got {type(module).__name__}")
     if isinstance(module, (PrivateDropIn, PrivateLoss)):
         raise InvalidInput("module is private already; give the model that you made yourself")
+    if isinstance(clipping, AdaptiveQuantile):
+        clipping = "flat"
     if not isinstance(module, PrivateModule):
-        return dpcompile(module, max_grad_norm=1.0 if max_grad_norm is None else max_grad_norm, clipping=clipping, **options)
+        return dpcompile(module, max_grad_norm=max_grad_norm, clipping=clipping, **options)
     if options or clipping != "flat":
         raise InvalidInput(f"{', '.join(options) or 'clipping'} belongs into the dpcompile(...) that made the module")
     if max_grad_norm is not None:

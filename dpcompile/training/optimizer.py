@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
+from dpcompile.clip.kinds import Flat
 from dpcompile.ir.errors import InvalidInput
 from dpcompile.module import PrivateModule
 from dpcompile.training.accountant import Accountant
@@ -70,6 +71,16 @@ class PrivateOptimizer(Optimizer):
     @max_grad_norm.setter
     def max_grad_norm(self, value: float) -> None:
         self.private.max_grad_norm = value
+
+    def set_adaptive(self, clipping: object) -> None:
+        """Let the clip norm follow a quantile, if clipping says so; refuse what the count's noise or the kind does not allow."""
+        self.adaptive = clipping if isinstance(clipping, AdaptiveQuantile) else None
+        if self.adaptive is not None:
+            self.adaptive.gradient_noise(self.noise_multiplier, self.expected_batch_size)
+            if type(self.private.options.clipping) is not Flat:
+                raise InvalidInput(
+                    'AdaptiveQuantile is flat clipping with a moving norm; compile the module with clipping="flat"'
+                )
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Release and update if the logical step is complete; returns what the closure returned, which is called once."""

@@ -6,7 +6,6 @@ backward, their clipped sums are added in float32 or wider, and the optimizer ta
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -47,7 +46,6 @@ class Session:
     current: Physical | None = None
     is_used: bool = False
     steps: list[Step] = field(default_factory=list)
-    batches: list[Physical] = field(default_factory=list)
     sums: dict[str, Tensor] = field(default_factory=dict)
     shown: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
 
@@ -90,13 +88,7 @@ class Session:
             else:
                 self.sums[name] = gradient
         self.steps.append(step)
-        assert self.current is not None, "check_unused comes first"
-        self.batches.append(self.current)
         self.is_used = True
-
-    def pairs(self) -> Iterator[tuple[Step, Physical]]:
-        """The steps of the physical batches so far, each with its batch."""
-        return zip(self.steps, self.batches, strict=True)
 
     def show(self, name: str, parameter: nn.Parameter) -> None:
         """The sum so far as p.grad, for the user to read; the same tensor where the types allow."""
@@ -137,4 +129,4 @@ class Session:
     def clear(self) -> None:
         """Forget the present step."""
         self.current, self.is_used = None, False
-        self.sums, self.steps, self.batches, self.shown = {}, [], [], {}
+        self.sums, self.steps, self.shown = {}, [], {}

@@ -20,9 +20,22 @@ def sequence(width: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(5, 3, width).to(dtype).transpose(0, 1)
 
 
+def factor_calls() -> dict[Callable[..., Any], list[tuple[Any, ...]]]:
+    """Every kernel from squared norms to clip factors, with a bound of rounding and without."""
+    constants: dict[Callable[..., Any], tuple[float, ...]] = {
+        clipping.flat_factors: (), clipping.group_factors: (0.5,), clipping.automatic_factors: (1e-24, 0.01),
+        clipping.normalized_factors: (1e-24,), clipping.psac_factors: (1e-24, 0.1), clipping.global_factors: (2.0,),
+    }  # fmt: skip
+    limit = torch.tensor(1.0, dtype=WIDE)
+    return {
+        kernel: [(VECTOR, bound, limit, MASK, *given, torch.float32) for bound in (None, VECTOR)]
+        for kernel, given in constants.items()
+    }
+
+
 VECTOR, MASK = torch.rand(3, dtype=WIDE), torch.tensor([True, False, True])
 CALLS: dict[Callable[..., Any], list[tuple[Any, ...]]] = {
-    clipping.flat_factors: [(VECTOR, bound, torch.tensor(1.0, dtype=WIDE), MASK, torch.float32) for bound in (None, VECTOR)],
+    **factor_calls(),
     clipping.masked_losses: [(VECTOR, MASK, torch.float32)],
     clipping.nonfinite_examples: [(VECTOR,)],
     clipping.norms_of: [(VECTOR, MASK, torch.float64)],

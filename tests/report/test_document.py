@@ -67,7 +67,7 @@ def test_the_schema_is_named_and_versioned(document: dict[str, Any]) -> None:
     assert (document["schema"], document["version"]) == (SCHEMA, VERSION) == ("dpcompile-report", 1)
     assert set(document) == {
         "schema", "version", "made_with", "hardware", "batch_size", "microbatch", "second_backward_from", "backend",
-        "sensitivity", "ordinary", "private", "sites", "notes", "without_gradient",
+        "clipping", "sensitivity", "ordinary", "private", "sites", "notes", "without_gradient",
     }  # fmt: skip
 
 

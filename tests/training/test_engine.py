@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
 from training_case import EXAMPLES, data, finish, loader, made, network, train, values
 
-from dpcompile import InvalidInput, dpcompile
+from dpcompile import GroupWise, InvalidInput, dpcompile
 from dpcompile.training import PrivacyEngine, make_private, make_private_with_epsilon
 from dpcompile.training.noise import GeneratorNoise
 
@@ -72,6 +72,31 @@ def test_the_compiled_step_with_its_own_loss_trains_the_same_way() -> None:
         step(*batch)
         optimizer.step()
     assert (values(outside) - values(inside)).abs().max() < 1e-12
+
+
+KINDS = ("automatic", "normalized", "psac", "global", "per-layer", GroupWise({"0.*": 0.1, "2.*": 0.2}))
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_every_kind_of_clipping_gets_the_noise_of_its_sensitivity(kind: Any) -> None:
+    model = network()
+    before = values(model)
+    norm = None if isinstance(kind, GroupWise) else 0.3
+    triple = made(model, clipping=kind, max_grad_norm=norm, sample_rate=1e-9)
+    sensitivity = 0.05**0.5 if norm is None else 0.3
+    assert triple[1].private.sensitivity() == pytest.approx(sensitivity)
+    finish(triple, 1)
+    noise = GeneratorNoise(seed=4).fill(torch.empty_like(before), sensitivity / 12)
+    assert torch.allclose(before - values(model), 0.5 * noise, rtol=0, atol=1e-12)
+
+
+def test_groups_in_several_physical_batches_are_the_whole() -> None:
+    ends = []
+    for size in (None, 4):
+        model = network()
+        finish(made(model, clipping="per-layer", physical_batch_size=size), 4)
+        ends.append(values(model))
+    assert (ends[0] - ends[1]).abs().max() < 1e-12
 
 
 def test_an_empty_draw_releases_noise_only() -> None:
