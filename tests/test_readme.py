@@ -64,6 +64,13 @@ def quickstart() -> dict[str, Any]:
     return run(found[1], "quickstart.py")
 
 
+def test_the_readmes_private_training_runs() -> None:
+    found = re.search(r"## Private training\n\n```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    assert found is not None
+    engine = run(found[1], "training.py")["engine"]
+    assert 7.5 < engine.get_epsilon(1e-3) <= 8.0
+
+
 def outputs() -> dict[str, str]:
     """The blocks that the README marks with `<!-- output: NAME -->`."""
     private = quickstart()["private"]

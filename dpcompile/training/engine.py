@@ -88,8 +88,7 @@ class PrivacyEngine:
         poisson_sampling=False: the loader's own kind of passes over all examples, accounted without amplification by sampling.
         clipping: see dpcompile; or AdaptiveQuantile(). loss_reduction: of the criterion outside, "mean" or "sum".
         noise_generator: a torch generator. criterion, batch_first, grad_sample_mode: Opacus has them; nothing depends on them.
-        The rest goes to dpcompile (strategy, backend, memory_budget, batch_dim, ...).
-        Raises InvalidInput for what cannot be accounted; the model is refused, if it is, with its first batch.
+        The rest goes to dpcompile. Raises InvalidInput for what cannot be accounted; the model is refused at its first batch.
         """
         check_mode(grad_sample_mode, batch_first)
         check_loader(data_loader, poisson_sampling)

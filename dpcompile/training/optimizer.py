@@ -9,7 +9,7 @@ The divisor is a public constant and never the number of examples drawn (Abadi e
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +28,8 @@ from dpcompile.training.sampling import Draws
 from dpcompile.training.session import Session
 
 Parameters = list[tuple[str, torch.nn.Parameter]]
+PIECE = 1 << 16
+"""Normals that are drawn at a time: a quarter of a megabyte of float32, which every cache holds."""
 
 
 class PrivateOptimizer(Optimizer):
@@ -46,7 +48,6 @@ class PrivateOptimizer(Optimizer):
         check_optimizer(optimizer, private)
         self.private, self.session, self.draws, self.noise, self.accountant = private, session, draws, noise, accountant
         self.noise_multiplier, self.expected_batch_size = checked_noise(noise_multiplier), expected_batch_size
-        self.memory: dict[tuple[Any, ...], Tensor] = {}
         self.adaptive: AdaptiveQuantile | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -110,10 +111,8 @@ class PrivateOptimizer(Optimizer):
             )
         )
         self.accountant.add(release)
-        add_noise(
-            self.released(), self.session.sums, self.noise, used.deviation(self.private.sensitivity()),
-            self.expected_batch_size, self.memory,
-        )  # fmt: skip
+        deviation = used.deviation(self.private.sensitivity())
+        add_noise(self.released(), self.session.sums, self.noise, deviation, self.expected_batch_size)
         if self.adaptive is not None:
             self.max_grad_norm = self.adaptive.next_norm(self.session, self.max_grad_norm, self.noise, self.expected_batch_size)
 
@@ -148,31 +147,39 @@ class PrivateOptimizer(Optimizer):
         return f"PrivateOptimizer({self.original_optimizer!r})"
 
 
-def add_noise(parameters: Parameters, sums: dict[str, Tensor], noise: Noise, deviation: float, divisor: int,
-              memory: dict[tuple[Any, ...], Tensor]) -> None:  # fmt: skip
-    """p.grad = (sum + noise) / divisor, noise and sum in float32 or wider; `memory` is kept from step to step.
+def add_noise(parameters: Parameters, sums: dict[str, Tensor], noise: Noise, deviation: float, divisor: int) -> None:
+    """p.grad = (sum + noise) / divisor in the memory of the sums, in their type (float32 or wider), then in the parameter's.
 
-    All normals of one type and device are drawn by one call. The division is by way of the deviation and of the sum's factor, so
-    that every gradient is written once.
+    Normals are drawn piece by piece and added while they are in the cache, so that they cost no memory and each sum is read and
+    written once; small parameters share a piece.
     """
-    for (dtype, device), members in grouped(parameters, sums).items():
-        size = sum(parameter.numel() for _, parameter in members)
-        key = dtype, device, size
-        if key not in memory:
-            memory[key] = torch.empty(size, dtype=dtype, device=device)
-        drawn = noise.fill(memory[key], deviation / divisor) if deviation else memory[key].zero_()
-        parts = drawn.split([parameter.numel() for _, parameter in members])
-        for (name, parameter), part in zip(members, parts, strict=True):
-            noisy = part.view(parameter.shape).add_(sums[name], alpha=1 / divisor)
-            parameter.grad = noisy.to(parameter.dtype)
-
-
-def grouped(parameters: Parameters, sums: dict[str, Tensor]) -> dict[tuple[torch.dtype, torch.device], Parameters]:
-    """The parameters by the type and device of their sums."""
-    groups: dict[tuple[torch.dtype, torch.device], Parameters] = {}
+    for members in pieces(parameters, sums):
+        targets = [sums[name].view(-1) for name, _ in members]
+        for start in range(0, max(len(target) for target in targets), PIECE):
+            parts = [target[start : start + PIECE] for target in targets]
+            drawn = torch.zeros(sum(map(len, parts)), dtype=parts[0].dtype, device=parts[0].device)
+            if deviation:
+                noise.fill(drawn, deviation / divisor)
+            for part, normals in zip(parts, drawn.split([len(part) for part in parts]), strict=True):
+                torch.add(normals, part, alpha=1 / divisor, out=part)
     for name, parameter in parameters:
-        groups.setdefault((sums[name].dtype, sums[name].device), []).append((name, parameter))
-    return groups
+        parameter.grad = sums[name].to(parameter.dtype)
+
+
+def pieces(parameters: Parameters, sums: dict[str, Tensor]) -> Iterator[Parameters]:
+    """The parameters in groups of one type and device and of at most PIECE entries; a larger one is alone."""
+    group: Parameters = []
+    for name, parameter in parameters:
+        if not sums[name].is_contiguous():
+            sums[name] = sums[name].contiguous()
+        first = sums[group[0][0]] if group else sums[name]
+        size = sum(sums[n].numel() for n, _ in group) + sums[name].numel()
+        if group and (size > PIECE or (first.dtype, first.device) != (sums[name].dtype, sums[name].device)):
+            yield group
+            group = []
+        group.append((name, parameter))
+    if group:
+        yield group
 
 
 def check_optimizer(optimizer: Any, private: PrivateModule) -> None:
