@@ -36,8 +36,8 @@ def loader(batch_size: int | None = 12, **options: Any) -> DataLoader[Any]:
 def made(model: nn.Module, noise_multiplier: float = 1.0, seed: int | None = 3, rate: float = 0.5, **options: Any) -> Triple:
     """Private module, optimizer (SGD) and loader for a model."""
     optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9)
-    given = {"data_loader": loader(), "max_grad_norm": 0.3, **options}
-    return PrivacyEngine(seed=seed).make_private(module=model, optimizer=optimizer, noise_multiplier=noise_multiplier, **given)
+    given = {"module": model, "data_loader": loader(), "max_grad_norm": 0.3, **options}
+    return PrivacyEngine(seed=seed).make_private(optimizer=optimizer, noise_multiplier=noise_multiplier, **given)
 
 
 def train(triple: Triple, steps: int) -> Iterator[int]:

@@ -48,6 +48,7 @@ class PrivateLoss(nn.Module):
         super().__init__()
         self.model = private.model
         self.__dict__.update(private=private, session=session)
+        session.is_loss_known = True
         self.last_step: Step | None = None
 
     def forward(self, *batch: Any, **kwargs: Any) -> Any:

@@ -49,6 +49,7 @@ class PrivateOptimizer(Optimizer):
         self.private, self.session, self.draws, self.noise, self.accountant = private, session, draws, noise, accountant
         self.noise_multiplier, self.expected_batch_size = checked_noise(noise_multiplier), expected_batch_size
         self.adaptive: AdaptiveQuantile | None = None
+        self.observers: list[Callable[[Session], None]] = []
 
     def __getattr__(self, name: str) -> Any:
         if name == "original_optimizer":
@@ -94,6 +95,8 @@ class PrivateOptimizer(Optimizer):
             return loss
         self.release()
         self.original_optimizer.step()
+        for observe in self.observers:
+            observe(self.session)
         self.session.close()
         return loss
 

@@ -40,9 +40,13 @@ class Physical:
 
 @dataclass
 class Session:
-    """The state of the present step. completed: number of the first logical step that was not taken yet."""
+    """The state of the present step. completed: number of the first logical step that was not taken yet.
+
+    is_loss_known: whether the steps' losses are the user's; a drop-in never sees them.
+    """
 
     completed: int = 0
+    is_loss_known: bool = False
     current: Physical | None = None
     is_used: bool = False
     steps: list[Step] = field(default_factory=list)
@@ -101,9 +105,9 @@ class Session:
             shown, version = self.shown[name]
             if (parameter.grad is not None and parameter.grad is not shown) or self.sums[name]._version != version:
                 raise InvalidInput(
-                    f"{name}.grad was changed between backward and optimizer.step(), but the noise is made for the clipped "
-                    "sum as it was computed. Leave out clip_grad_norm_ (max_grad_norm clips every example), gradient "
-                    "penalties on p.grad and zero_grad(set_to_none=False); to change the noisy gradient, use "
+                    f"{name}.grad was changed between backward and optimizer.step(), but the noise is made for the clipped sum "
+                    "as it was computed. Leave out clip_grad_norm_ (max_grad_norm clips every example), GradScaler (bfloat16 "
+                    "needs none), penalties on p.grad and zero_grad(set_to_none=False); to change the noisy gradient, use "
                     "optimizer.register_step_pre_hook"
                 )
 
