@@ -120,10 +120,9 @@ class PrivateModule(nn.Module):
         for tensors, part in chunks(flat, counted, compiled.plan.microbatch):
             admit_size(compiled, self.program, flat, len(part))
             raw = compiled.runner(tensors, part, limit)
-            for name, gradient in raw.gradients.items():
-                total[name] = total[name].add_(gradient) if name in total else gradient
+            add_up(total, raw.gradients)
             raws.append(raw.without_sums())
-            del raw, gradient  # the next chunk must not run beside this one's sums
+            del raw  # the next chunk must not run beside this one's sums
         self.apply_buffers(raws[0])
         return self.joined(raws, total)
 
@@ -265,3 +264,9 @@ class PrivateModule(nn.Module):
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Load into the model."""
         return self.model.load_state_dict(*args, **kwargs)
+
+
+def add_up(total: dict[str, Tensor], gradients: Mapping[str, Tensor]) -> None:
+    """Add one chunk's sums to those before it."""
+    for name, gradient in gradients.items():
+        total[name] = total[name].add_(gradient) if name in total else gradient

@@ -201,7 +201,9 @@ def keep_provenance(losses: torch.Tensor) -> None:
 
 def trace(function: Callable[..., Any], arguments: Sequence[Any]) -> fx.GraphModule:
     """make_fx with symbolic sizes, under the present fake mode."""
-    return make_fx(function, tracing_mode="symbolic")(*arguments)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The .grad attribute")  # a fake is made of tensors that are no leaves, too
+        return make_fx(function, tracing_mode="symbolic")(*arguments)
 
 
 def require(condition: Any) -> None:

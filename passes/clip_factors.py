@@ -34,7 +34,7 @@ def emit_clip_factors(joint: JointGraph, plan: Plan) -> None:
     squares = [node for node in joint.named("squared_norm").values() if node is not None]
     roundings = [node for node in joint.named("rounding").values() if node is not None]
     emitter.anchor = joint.graph.output_node()
-    total = emitter.call(clipping.total_squares, squares)
+    total = emitter.call(clipping.total_squares, squares) if squares else emitter.call(clipping.no_squares, losses)
     rounding = emitter.call(clipping.total_squares, roundings) if roundings else None
     dtype = torch.promote_types(value(losses).dtype, torch.float32)
     outputs = {key: joint.output(*key) for key in joint.outputs if key[0] not in ("squared_norm", "rounding")}
