@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from dpcompile.batch import Batch, checked_mask, chunks, flatten_batch, traced_b
 from dpcompile.certificate import Certificate, certificate
 from dpcompile.cost.hardware import Hardware
 from dpcompile.cotangents import cotangent_losses
-from dpcompile.drop_in import DropIn
+from dpcompile.drop_in import DropIn, Pending
 from dpcompile.forecast.forecast import bytes_of
 from dpcompile.guards import Traces, guard_key
 from dpcompile.ir.errors import InvalidInput, StrategyError
@@ -99,6 +100,7 @@ class PrivateModule(nn.Module):
                                None if memory_budget is None else bytes_of(memory_budget), note, check_examples)  # fmt: skip
         self.steps: Traces[Compiled] = Traces()
         self.gradients: Traces[GraphCall] = Traces()
+        self.pending: weakref.ref[Pending] | None = None  # of all drop-ins together
 
     @property
     def model(self) -> nn.Module:
@@ -264,6 +266,10 @@ class PrivateModule(nn.Module):
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Load into the model."""
         return self.model.load_state_dict(*args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles wait for no backward."""
+        return {**self.__dict__, "pending": None}
 
 
 def add_up(total: dict[str, Tensor], gradients: Mapping[str, Tensor]) -> None:

@@ -91,10 +91,8 @@ def fake(mode: FakeTensorMode, tensor: torch.Tensor, batch_dim: int | None, hint
 def tracing_context(mode: FakeTensorMode) -> Iterator[None]:
     """Everything that must hold while a step is traced; restored on the way out."""
     compiling, torch.compiler._is_compiling_flag = torch.compiler._is_compiling_flag, True
-    ordered, torch.backends.opt_einsum.enabled = (
-        torch.backends.opt_einsum.enabled,
-        False,
-    )  # its planner reads sizes as numbers
+    ordered = torch.backends.opt_einsum.enabled
+    torch.backends.opt_einsum.enabled = False  # its planner reads sizes as numbers
     module = sys.modules["torch._higher_order_ops.associative_scan"]
     scan, module.generic_associative_scan = module.generic_associative_scan, doubling_scan  # type: ignore[attr-defined]
     try:
