@@ -20,7 +20,7 @@ from torch.func import functional_call, functionalize
 
 from dpcompile import torch_private
 from dpcompile.batch import Batch
-from dpcompile.buffers import take_buffer_updates, write_assigned
+from dpcompile.buffers import check_own_memory, take_buffer_updates, write_assigned
 from dpcompile.conditions import SMALLEST, check_every_way, check_same, first_unmet, takes_known_way, way_of
 from dpcompile.constants import check_constants
 from dpcompile.ir.errors import CaptureError, DPCompileError, InvalidInput, refusal
@@ -124,6 +124,7 @@ def capture_once(program: Program, batch: Batch, hint: int) -> JointGraph:
     check_constants(joint, program, batch)
     check_sizes(joint)
     take_buffer_updates(joint)
+    check_own_memory(joint, program)
     simplify(joint.module)
     relax_views(joint.module)
     return joint

@@ -49,10 +49,7 @@ def guard_key(program: Program, batch: Batch) -> tuple[Any, ...]:
         *program.named_parameters(remove_duplicate=False),
         *program.named_buffers(remove_duplicate=False),
     ]
-    held = tuple(
-        (n, id(t), tuple(t.shape), t.dtype, str(t.device), t.requires_grad, t.stride(), len(t._backward_hooks or ()))
-        for n, t in tensors
-    )
+    held = tuple((n, id(t), tuple(t.shape), t.dtype, str(t.device), t.requires_grad, t.stride(), hooks_of(t)) for n, t in tensors)
     known: dict[int, Any] = {id(tensor): fingerprint.Same(tensor) for _, tensor in tensors}
     modules = tuple(fingerprint.of_module(module, known) for module in program.modules())
     return (
@@ -63,6 +60,11 @@ def guard_key(program: Program, batch: Batch) -> tuple[Any, ...]:
         ("hooks of all modules", tuple(fingerprint.of_value(hook, known, 0) for hook in torch_private.global_hooks())),
         ("torch", torch_key(batch.tensors[0].device)),
     )
+
+
+def hooks_of(tensor: torch.Tensor) -> tuple[int, int]:
+    """How many hooks see the tensor's gradient before and after it is added up."""
+    return len(tensor._backward_hooks or ()), len(getattr(tensor, "_post_accumulate_grad_hooks", None) or ())
 
 
 def torch_key(device: torch.device) -> tuple[Any, ...]:

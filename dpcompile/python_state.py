@@ -40,10 +40,11 @@ def check_before(program: nn.Module) -> None:
                 )
             )
     for name, parameter in program.named_parameters():
-        if parameter._backward_hooks:
+        kinds = {"register_hook": "_backward_hooks", "register_post_accumulate_grad_hook": "_post_accumulate_grad_hooks"}
+        for kind in (kind for kind, attribute in kinds.items() if getattr(parameter, attribute, None)):
             raise CaptureError(
                 refusal(
-                    f"parameter {name.removeprefix('model.')} has a hook (register_hook)",
+                    f"parameter {name.removeprefix('model.')} has a hook ({kind})",
                     "",
                     "the hook sees the gradient of the whole batch, so what it does to each example is not known",
                     "remove the hook and change step.grads instead, or change the parameter in forward",

@@ -175,12 +175,13 @@ def test_forward_that_writes_a_number_is_refused_and_the_number_stays() -> None:
     assert model.step == 0
 
 
-def test_a_hook_on_a_parameter_is_refused_whenever_it_comes() -> None:
+@pytest.mark.parametrize("kind", ["register_hook", "register_post_accumulate_grad_hook"])
+def test_a_hook_on_a_parameter_is_refused_whenever_it_comes(kind: str) -> None:
     model, x = nn.Linear(3, 2), torch.ones(4, 3)
     private = dpcompile(model, loss=squares)
     private(x)
-    handle = model.weight.register_hook(lambda gradient: gradient * 3)
-    with pytest.raises(DPCompileError, match=r"parameter weight has a hook[\s\S]*step.grads"):
+    handle = getattr(model.weight, kind)(lambda held: None)
+    with pytest.raises(DPCompileError, match=rf"parameter weight has a hook \({kind}\)[\s\S]*step.grads"):
         private(x)
     handle.remove()
     private(x)

@@ -77,8 +77,9 @@ def test_everything_else_is_the_models_own() -> None:
     assert module.head.state_dict().keys() == model.head.state_dict().keys()
     assert module.state_dict().keys() == model.state_dict().keys()
     module.body.requires_grad_(False)
-    module.head.scale = 2
-    assert not model.body.weight.requires_grad and model.head.scale == 2
+    body: Any = module.body
+    body.scale = 2
+    assert not model.body.weight.requires_grad and model.body.scale == 2
     module(X).sum().backward()
     assert model.head.weight.grad is not None and model.body.weight.grad is None
 
