@@ -15,6 +15,7 @@ make_fx, functional_call and the sympy symbols are public. What is not, and why 
   _ASMoutput                        the result type of nn.AdaptiveLogSoftmaxWithLoss
   associative_scan's generic form   reads element counts as numbers, which would fix the batch size
   module._global_*_hooks, FakeTensor  hooks on all modules, which a trace runs; what must not stay in the user's objects
+  overrides' stack of modes         modes around the call, which see every function of torch that a trace comes by
   TorchDispatchMode                 sees every operation of the user's own run, also those inside fused functions
 """
 
@@ -46,6 +47,8 @@ Fakes = FakeTensorMode
 adaptive_output = _ASMoutput
 pack_padded_sequence = torch._pack_padded_sequence
 OpOverload = torch._ops.OpOverload
+flatten = pytree.tree_flatten  # leaves and structure of nested tuples, lists, dicts and registered containers
+function_modes: Callable[[], list[Any]] = torch.overrides._get_current_function_mode_stack
 
 
 class LocatedShapes(ShapeEnv):
@@ -234,11 +237,6 @@ def compile_inductor(mode: FakeTensorMode, module: fx.GraphModule) -> Callable[.
         compiled = compile_fx(module, arguments)
     assert callable(compiled), type(compiled)
     return compiled
-
-
-def flatten(tree: Any) -> tuple[list[Any], Any]:
-    """Leaves and structure of nested tuples, lists, dicts and registered containers."""
-    return pytree.tree_flatten(tree)
 
 
 def unflatten(leaves: Sequence[Any], structure: Any) -> Any:
