@@ -4,6 +4,7 @@ objects among the arguments, modes of functions around the call."""
 from __future__ import annotations
 
 import array
+import random
 import types
 from collections.abc import Callable
 from typing import Any
@@ -165,3 +166,41 @@ def test_files_beside_the_package_are_the_users() -> None:
     for folder in reads.FOLDERS:
         assert reads.is_own_file(f"{folder}_experiment.py") or "site-packages" in folder
         assert not reads.is_own_file(f"{folder}/experiment.py")
+
+
+GENERATORS: list[Callable[[], Any]] = [
+    lambda: random.Random(0),
+    lambda: np.random.default_rng(0),
+    lambda: np.random.RandomState(0),
+]
+
+
+@pytest.mark.parametrize("make", GENERATORS)
+@pytest.mark.parametrize("closed", [False, True])
+def test_draws_from_a_generator_of_the_programs_own_are_refused(make: Callable[[], Any], closed: bool) -> None:
+    generator, model = make(), nn.Linear(3, 2)
+    method = "uniform" if closed else "random" if isinstance(generator, random.Random) else "normal"
+
+    class Drawing(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * (1 + 1e-12 * getattr(self.generator, method)())
+
+    if not closed:
+        model = Drawing(3, 2)
+        model.generator = generator
+    held = types.SimpleNamespace(generator=generator)
+
+    def loss(model: nn.Module, x: Tensor) -> Tensor:
+        return squares(model, x) * (1 + 1e-12 * held.generator.uniform(0, 1) if closed else 1)
+
+    with pytest.raises(DPCompileError, match=r"forward draws from a .* of its own"):
+        dpcompile(model, loss=loss)(torch.randn(4, 3))
+
+
+def test_a_generator_that_is_drawn_from_elsewhere_is_no_change() -> None:
+    held = types.SimpleNamespace(generator=random.Random(0), weight=2.0)
+    private = dpcompile(nn.Linear(3, 2), loss=lambda m, x: squares(m, x) * held.weight)
+    for _ in range(2):
+        private(torch.randn(4, 3))
+        held.generator.random()
+    assert len(private.steps.by_key) == 1

@@ -40,7 +40,7 @@ from dpcompile.analysis.rounding import whole_tolerance
 from dpcompile.batch import Batch
 from dpcompile.ir.axis import Batched, Constant, Shared
 from dpcompile.ir.errors import CaptureError, MixedExamplesError, refusal
-from dpcompile.ir.graph import JointGraph, where
+from dpcompile.ir.graph import JointGraph, shape_text, where
 from dpcompile.ir.randomness import has_draws
 from dpcompile.losses import Program
 from dpcompile.rules.rule import Result
@@ -82,8 +82,7 @@ def check_independence(joint: JointGraph, states: Mapping[fx.Node, Result], prog
 
 def mixture(node: fx.Node, why: str) -> MixedExamplesError:
     """The refusal for a node at which numbers show that examples meet."""
-    fake = node.meta["val"]
-    shape = list(fake.shape) if isinstance(fake, Tensor) else ""
+    shape = shape_text(node.meta["val"])
     return MixedExamplesError(refusal(f"examples are mixed at {node.name} = {node.target}{shape}", where(node), why, WAY_OUT))
 
 
