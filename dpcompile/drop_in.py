@@ -14,8 +14,9 @@ NOT verified: the loss is never seen. A loss that looks at several examples at o
 mean over all tokens of a ragged batch, division by a count that depends on the batch) makes what one
 example sends back depend on others, and then the sum is not bounded by the clip norm under add/remove.
 Whatever depends on the data must go through the module's output: what submodules and methods compute from the
-parameters (`module.encode(x)`) is refused while gradients are enabled. `module.model` is the model itself, and what is
-differentiated through it is not clipped. Where that matters, give the loss to `dpcompile` and call its step.
+parameters (`module.encode(x)`) is refused while gradients are enabled. `module.model`, and what `module.modules()`
+gives, are the model's own, and what is differentiated through them is not clipped. Where that matters, give the loss
+to `dpcompile` and call its step.
 
 Inputs, parameters and buffers must not change between forward and backward. Torch counts writes to a tensor, but not
 those through `.data`, through a NumPy array on the same memory or under inference mode: such a write is not seen.

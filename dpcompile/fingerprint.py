@@ -128,14 +128,17 @@ def of_value(value: Any, known: dict[int, Any], depth: int) -> Any:
 
 
 def of_modules(value: nn.Module, known: dict[int, Any]) -> Any:
-    """A module that is no part of the program, and those inside; this package's own, which hold compiled steps, by identity."""
+    """A module that is no part of the program, and those inside; this package's own, which hold compiled steps, by identity.
+
+    So are its buffers: a graph reads their present values, and an average of the model has other ones after every step.
+    """
     if type(value).__module__.split(".")[0] == __name__.split(".")[0]:
         return Same(value)
     inside = [module for module in value.modules() if id(module) not in known]
     known |= {id(module): Same(module) for module in inside}
     tensors = [tensor for module in inside for tensor in (*module._parameters.values(), *module._buffers.values())]
     told = tuple(of_module(module, known) for module in inside)
-    return told, tuple(of_tensor(tensor, known) for tensor in tensors if tensor is not None)
+    return told, tuple(Same(tensor) for tensor in tensors if tensor is not None)
 
 
 def of_mode(mode: Any) -> tuple[Any, ...]:

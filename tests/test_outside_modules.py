@@ -92,6 +92,20 @@ def test_a_private_module_within_reach_is_not_looked_into() -> None:
     assert len(private.steps.by_key) == 1
 
 
+def test_buffers_of_a_module_within_reach_may_change_at_every_step() -> None:
+    holder = types.SimpleNamespace(weight=2.0, average=nn.BatchNorm1d(2).eval())
+    model, x = nn.Linear(3, 2), torch.randn(4, 3)
+
+    def loss(model: nn.Module, x: Tensor) -> Any:
+        return F.relu(model(x) + holder.average.running_mean).sum(1) * holder.weight
+
+    private = dpcompile(model, loss=loss)
+    for _ in range(2):
+        assert_close(private(x).losses, loss(model, x))
+        holder.average.running_mean.add_(1)
+    assert len(private.steps.by_key) == 1
+
+
 def test_code_that_was_exchanged() -> None:
     def loss(model: nn.Module, x: Tensor) -> Tensor:
         return squares(model, x)
