@@ -48,11 +48,21 @@ def check_seen(model: nn.Module, loss: Callable[..., Tensor], change: Callable[[
     assert len(private.steps.by_key) == 2
 
 
+class Scaling(nn.Module):
+    """A number as an attribute."""
+
+    factor = 2.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiples of x."""
+        return x * self.factor
+
+
 MODULES: dict[str, tuple[Callable[[], nn.Module], Change]] = {
-    "attribute": (lambda: nn.LeakyReLU(0.1), lambda m: setattr(m, "negative_slope", 3.0)),
+    "attribute": (Scaling, lambda m: setattr(m, "factor", 3.0)),
     "hook": (nn.Tanh, lambda m: m.register_forward_hook(lambda module, args, out: out * 3)),
     "mode": (lambda: nn.Dropout(1.0).eval(), lambda m: m.train()),
-    "inside": (lambda: nn.Sequential(nn.LeakyReLU(0.1)), lambda m: setattr(m[0], "negative_slope", 3.0)),
+    "inside": (lambda: nn.Sequential(Scaling()), lambda m: setattr(m[0], "factor", 3.0)),
 }
 
 
