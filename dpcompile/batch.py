@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dpcompile import torch_private
-from dpcompile.fingerprint import Same
+from dpcompile.fingerprint import of_value
 from dpcompile.ir.errors import InvalidInput
 
 
@@ -113,10 +113,7 @@ def dense(leaf: Tensor) -> Tensor:
 def leaf_key(leaf: Any, dim: int | None) -> tuple[Any, ...]:
     """What the graph relies on for one leaf."""
     if not isinstance(leaf, Tensor):
-        return (
-            type(leaf).__name__,
-            leaf if isinstance(leaf, (int, float, str, bool, type(None))) else Same(leaf),
-        )
+        return type(leaf).__name__, of_value(leaf, {}, 0)
     sizes = tuple(size for axis, size in enumerate(leaf.shape) if axis != dim)
     return (sizes, dim, leaf.dtype, str(leaf.device), dense(leaf).is_contiguous(), leaf.requires_grad)
 

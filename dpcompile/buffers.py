@@ -9,7 +9,7 @@ from torch import Tensor, fx
 
 from dpcompile.ir.errors import CaptureError, refusal
 from dpcompile.ir.graph import JointGraph, operand_node
-from dpcompile.losses import public_name
+from dpcompile.losses import Program, public_name
 
 aten = torch.ops.aten
 
@@ -65,3 +65,37 @@ def take_buffer_updates(joint: JointGraph) -> None:
         node.replace_all_uses_with(node.args[1])
         joint.graph.erase_node(node)
     joint.replace_outputs(outputs)
+
+
+def check_own_memory(joint: JointGraph, program: Program) -> None:
+    """Refuse writes to a buffer that another buffer, a parameter or a constant shares its memory with."""
+    named = [(public_name(name), t) for name, t in (*program.named_buffers(), *program.named_parameters())]
+    constants = [getattr(joint.module, str(node.target)) for node in joint.graph.find_nodes(op="get_attr")]
+    held = [*named, *(("a constant", tensor) for tensor in constants if isinstance(tensor, Tensor))]
+    tensors = dict(named)
+    for written, node in joint.named("buffer").items():
+        for name, tensor in held:
+            if tensor is not tensors[written] and node is not None and overlap(tensor, tensors[written]):
+                raise CaptureError(
+                    refusal(
+                        f"forward writes to the buffer {written}, and {name} lies in the same memory",
+                        node.meta.get("source_line", ""),
+                        "the graph knows them as two tensors, so that it would not see in one what is written to the other",
+                        "register one of them, and make the other from it in forward; or register a clone()",
+                    )
+                )
+
+
+def overlap(one: Tensor, other: Tensor) -> bool:
+    """Whether the memory between the first and the last number of two tensors has a part in common."""
+    if one.device != other.device or not one.numel() or not other.numel():
+        return False
+    start, end = extent(one)
+    first, last = extent(other)
+    return start < last and first < end
+
+
+def extent(tensor: Tensor) -> tuple[int, int]:
+    """Where a tensor's memory begins, and where it is over."""
+    steps = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.data_ptr(), tensor.data_ptr() + (steps + 1) * tensor.element_size()

@@ -10,6 +10,7 @@ tracing relied on is checked by a second capture on its other side, and anything
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -20,11 +21,11 @@ from torch.func import functional_call, functionalize
 
 from dpcompile import torch_private
 from dpcompile.batch import Batch
-from dpcompile.buffers import take_buffer_updates, write_assigned
+from dpcompile.buffers import check_own_memory, take_buffer_updates, write_assigned
 from dpcompile.conditions import SMALLEST, check_every_way, check_same, first_unmet, takes_known_way, way_of
 from dpcompile.constants import check_constants
 from dpcompile.ir.errors import CaptureError, DPCompileError, InvalidInput, refusal
-from dpcompile.ir.graph import Input, JointGraph
+from dpcompile.ir.graph import Input, JointGraph, size_expression
 from dpcompile.kernels.bags import RegularBags
 from dpcompile.kernels.recurrent import RecurrentSites
 from dpcompile.losses import Program, check_losses, public_name
@@ -124,6 +125,7 @@ def capture_once(program: Program, batch: Batch, hint: int) -> JointGraph:
     check_constants(joint, program, batch)
     check_sizes(joint)
     take_buffer_updates(joint)
+    check_own_memory(joint, program)
     simplify(joint.module)
     relax_views(joint.module)
     return joint
@@ -224,7 +226,7 @@ def traced(step: Step, mode: torch_private.Fakes, tensors: list[Tensor]) -> fx.G
             raise CaptureError(in_place("a tensor of its surroundings")) from error
         raise CaptureError(
             refusal(
-                f"PyTorch could not trace the model: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+                f"PyTorch could not trace the model: {type(error).__name__}: {first_line(error, tensors)}",
                 user_line(error),
                 "the joint graph is traced without data, with the batch size as an unknown",
                 "run loss(model, *batch) once in eager to see whether the model itself fails; if it does not, "
@@ -232,6 +234,13 @@ def traced(step: Step, mode: torch_private.Fakes, tensors: list[Tensor]) -> fx.G
             )
         ) from error
     return module
+
+
+def first_line(error: Exception, tensors: Sequence[Tensor]) -> str:
+    """What an error says first, with B for torch's name of the batch size."""
+    symbols = {str(symbol) for tensor in tensors for size in tensor.shape for symbol in size_expression(size).free_symbols}
+    line = (str(error).splitlines() or [""])[0]
+    return re.sub(rf"\b({'|'.join(map(re.escape, symbols))})\b", "B", line) if symbols else line
 
 
 def first_trace(step: Step, tensors: list[Tensor]) -> fx.GraphModule:

@@ -13,8 +13,13 @@ sum (or mean) over examples of terms that depend on one example's output each.
 NOT verified: the loss is never seen. A loss that looks at several examples at once (a contrastive loss, a
 mean over all tokens of a ragged batch, division by a count that depends on the batch) makes what one
 example sends back depend on others, and then the sum is not bounded by the clip norm under add/remove.
-Whatever depends on the data must go through the module's output. Where that matters, give the loss to
-`dpcompile` and call its step.
+Whatever depends on the data must go through the module's output: what submodules and methods compute from the
+parameters (`module.encode(x)`) is refused while gradients are enabled. `module.model`, and what `module.modules()`
+gives, are the model's own, and what is differentiated through them is not clipped. Where that matters, give the loss
+to `dpcompile` and call its step.
+
+Inputs, parameters and buffers must not change between forward and backward. Torch counts writes to a tensor, but not
+those through `.data`, through a NumPy array on the same memory or under inference mode: such a write is not seen.
 """
 
 from __future__ import annotations
@@ -32,6 +37,7 @@ from dpcompile.batch import Batch, flatten_batch
 from dpcompile.certificate import Certificate
 from dpcompile.cotangents import check_same_draws, cotangent_batch, example_axes
 from dpcompile.ir.errors import InvalidInput
+from dpcompile.parts import handed_out
 from dpcompile.pipeline import Compiled, Options
 from dpcompile.recall import Recall
 from dpcompile.report.text import Report
@@ -49,6 +55,7 @@ class PrivateSteps(Protocol):
     max_grad_norm: Any
     batch_dim: Any
     options: Options
+    pending: weakref.ref[Pending] | None
 
     @property
     def model(self) -> nn.Module: ...
@@ -115,7 +122,6 @@ class DropIn(nn.Module):
         self.__dict__.update(private=private, inner=inner)  # not submodules: the model is one already
         self.loss_reduction, self.output_dim = loss_reduction, output_dim
         self.last_step: Step | None = None
-        self.pending: weakref.ref[Pending] | None = None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The model's output; its autograd graph ends in the private backward."""
@@ -130,20 +136,21 @@ class DropIn(nn.Module):
         with torch.no_grad():
             returned = self.model(*args, **kwargs)
         recall.keep_changed_buffers()
-        outputs = [tensor for tensor in find_tensors(returned) if tensor.is_floating_point()]
+        outputs = differentiable(find_tensors(returned))
         dims = example_axes(outputs, size, self.output_dim)
         compiled = self.compiled_for(cotangent_batch(args, kwargs, outputs, dims, self.prefix(args))) if size else None
+        recall.keep_left_buffers()
         detached = [tensor.detach() for tensor in outputs]
         pending = Pending(self, compiled, args, kwargs, detached, dims, recall)
         own = {id(tensor) for tensor in (*given, *self.model.parameters(), *self.model.buffers())}
         fresh = [d if id(tensor) in own else tensor for d, tensor in zip(detached, outputs, strict=True)]
         tracked = ClippedBackward.apply(pending, fresh, *parameters)  # type: ignore[no-untyped-call]
-        self.pending = weakref.ref(pending)
+        self.private.pending = weakref.ref(pending)
         return with_tensors(returned, dict(zip(map(id, outputs), tracked, strict=True)))
 
     def check_free(self) -> None:
-        """Refuse a second forward while the outputs of the last one can still be differentiated."""
-        waiting = self.pending() if self.pending is not None else None
+        """Refuse a second forward, of this drop-in or another one, while the outputs of the last one can be differentiated."""
+        waiting = self.private.pending() if self.private.pending is not None else None
         if waiting is not None and not waiting.done:
             raise InvalidInput(
                 "a second forward before the backward of the first: every example would be clipped once per "
@@ -179,7 +186,7 @@ class DropIn(nn.Module):
                 "a second backward of one forward: every example would contribute twice the clip norm. Run "
                 "forward again, or add the losses and call backward once"
             )
-        pending.recall.check_unchanged(self.model)
+        pending.recall.check_unchanged()
         pending.done = True
         size = pending.outputs[0].shape[pending.dims[0]]
         cotangents = tuple(c * size if self.loss_reduction == "mean" else c for c in cotangents)
@@ -215,13 +222,13 @@ class DropIn(nn.Module):
         return self.inner.certificate((NOT_VERIFIED,))
 
     def __getattr__(self, name: str) -> Any:
-        """Attributes of the model are the drop-in's too (`module.config`)."""
+        """Attributes of the model are the drop-in's too (`module.config`); of its modules and methods see `dpcompile.parts`."""
         try:
             return super().__getattr__(name)
         except AttributeError:
             if "model" not in self.__dict__.get("_modules", {}):
                 raise
-            return getattr(self.model, name)
+            return handed_out(getattr(self.model, name), name)
 
     def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Parameter]]:
         """The model's own, without a prefix."""
@@ -239,9 +246,15 @@ class DropIn(nn.Module):
         """Load into the model."""
         return self.model.load_state_dict(*args, **kwargs)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles wait for no backward."""
-        return {**self.__dict__, "pending": None}
+
+def differentiable(outputs: list[Tensor]) -> list[Tensor]:
+    """The floating-point outputs; refuses complex ones, whose gradient would be lost."""
+    if any(tensor.is_complex() for tensor in outputs):
+        raise InvalidInput(
+            "the model returns a complex tensor, and the private backward takes gradients of real outputs only; return "
+            "torch.view_as_real(z), or give the loss to dpcompile and call its step"
+        )
+    return [tensor for tensor in outputs if tensor.is_floating_point()]
 
 
 def check_detached(tensors: list[Tensor]) -> None:

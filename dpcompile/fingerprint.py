@@ -10,6 +10,7 @@ Identity keeps the object alive, so that no later one can take over its address.
 from __future__ import annotations
 
 import argparse
+import array
 import functools
 import types
 from collections import deque
@@ -25,6 +26,7 @@ from dpcompile.ir.errors import CaptureError, refusal
 from dpcompile.reads import is_own_name, methods, reads
 
 PLAIN = (bool, int, str, bytes, type(None), torch.dtype, torch.device, type)
+NUMBERS = (np.ndarray, array.array, bytearray)  # by their bytes
 LONG = 1000  # entries from which on a container counts by identity and length only
 DEEP = 5
 OWN = frozenset(vars(nn.Module())) - {"training"}
@@ -67,9 +69,14 @@ def of_class(kind: type, known: dict[int, Any]) -> tuple[Any, ...]:
     own = (base for base in kind.__mro__ if base.__module__.split(".")[0] not in ("builtins", "torch", "typing", "abc"))
     plain = tuple((name, value) for base in own for name, value in vars(base).items() if is_plain(name, value))
     functions, values = methods(kind, issubclass(kind, nn.Module))
-    known |= {id(function): Same(function) for function in functions}
+    known |= {id(function): of_code(function) for function in functions}
     read = of_reads((*reads(functions, known), *values), known, 1)
-    return Same(getattr(kind, "forward", None)), plain, tuple(map(Same, functions)), read
+    return Same(getattr(kind, "forward", None)), plain, tuple(map(of_code, functions)), read
+
+
+def of_code(function: types.FunctionType) -> tuple[Same, Same]:
+    """A function by itself and its code, which tools that reload sources exchange."""
+    return Same(function), Same(function.__code__)
 
 
 def of_reads(pairs: Iterable[tuple[str, Any]], known: dict[int, Any], depth: int) -> tuple[Any, ...]:
@@ -81,7 +88,7 @@ def of_read(value: Any, known: dict[int, Any], depth: int) -> Any:
     """Like `of_value`; but a class by what it holds, and an object of a library without its inner life."""
     if isinstance(value, type):
         return value, of_class(value, known)
-    if isinstance(value, (*PLAIN, float, Tensor, nn.Module, np.ndarray, *OPEN)) or is_own_name(type(value).__module__):
+    if isinstance(value, (*PLAIN, float, Tensor, nn.Module, *NUMBERS, *OPEN)) or is_own_name(type(value).__module__):
         return of_value(value, known, depth)
     if hasattr(value, "__wrapped__"):
         return Same(value), of_value(value.__wrapped__, known, depth)
@@ -103,18 +110,40 @@ def of_value(value: Any, known: dict[int, Any], depth: int) -> Any:
         return of_tensor(value, known)
     if isinstance(value, SYMBOLS):
         raise fakes_left("")
-    if isinstance(value, nn.Module) or depth == DEEP:
-        return Same(value)
     if id(value) in known:
         return known[id(value)]
-    if isinstance(value, np.ndarray):
-        return Same(value), value.shape, hash(value.tobytes())
+    if depth == DEEP:
+        return Same(value)
+    if isinstance(value, nn.Module):
+        return of_modules(value, known)
+    if isinstance(value, NUMBERS):
+        written = bytes(value) if isinstance(value, bytearray) else value.tobytes()
+        return Same(value), getattr(value, "shape", None), hash(written)
     if callable(value):
         known[id(value)] = Same(value)
         return of_callable(value, known, depth + 1)
     if not isinstance(value, (tuple, list)):
         known[id(value)] = Same(value)  # its contents are told once: modules share configurations
     return of_contents(value, known, depth + 1)
+
+
+def of_modules(value: nn.Module, known: dict[int, Any]) -> Any:
+    """A module that is no part of the program, and those inside; this package's own, which hold compiled steps, by identity.
+
+    So are its buffers: a graph reads their present values, and an average of the model has other ones after every step.
+    """
+    if type(value).__module__.split(".")[0] == __name__.split(".")[0]:
+        return Same(value)
+    inside = [module for module in value.modules() if id(module) not in known]
+    known |= {id(module): Same(module) for module in inside}
+    tensors = [tensor for module in inside for tensor in (*module._parameters.values(), *module._buffers.values())]
+    told = tuple(of_module(module, known) for module in inside)
+    return told, tuple(Same(tensor) for tensor in tensors if tensor is not None)
+
+
+def of_mode(mode: Any) -> tuple[Any, ...]:
+    """A mode of torch around the call by its class and what it holds: the same mode may be made anew for every call."""
+    return type(mode), tuple((name, of_value(held, {}, 1)) for name, held in own_attributes(mode).items())
 
 
 def of_tensor(value: Tensor, known: dict[int, Any]) -> Any:
@@ -146,7 +175,7 @@ def of_callable(value: Any, known: dict[int, Any], depth: int) -> Any:
     if isinstance(value, types.MethodType):
         return of_value(value.__func__, known, depth), of_value(value.__self__, known, depth)
     if isinstance(value, types.FunctionType):
-        return Same(value), of_reads(reads([value], known), known, depth)
+        return of_code(value), of_reads(reads([value], known), known, depth)
     return of_contents(value, known, depth)
 
 

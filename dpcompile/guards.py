@@ -49,11 +49,8 @@ def guard_key(program: Program, batch: Batch) -> tuple[Any, ...]:
         *program.named_parameters(remove_duplicate=False),
         *program.named_buffers(remove_duplicate=False),
     ]
-    held = tuple(
-        (n, id(t), tuple(t.shape), t.dtype, str(t.device), t.requires_grad, t.stride(), len(t._backward_hooks or ()))
-        for n, t in tensors
-    )
-    known: dict[int, Any] = {id(tensor): fingerprint.Same(tensor) for _, tensor in tensors}
+    held = tuple((n, id(t), tuple(t.shape), t.dtype, str(t.device), t.requires_grad, t.stride(), hooks_of(t)) for n, t in tensors)
+    known: dict[int, Any] = {id(own): fingerprint.Same(own) for own in (*(t for _, t in tensors), *program.modules())}
     modules = tuple(fingerprint.of_module(module, known) for module in program.modules())
     return (
         ("batch", batch.key),
@@ -65,11 +62,17 @@ def guard_key(program: Program, batch: Batch) -> tuple[Any, ...]:
     )
 
 
+def hooks_of(tensor: torch.Tensor) -> tuple[int, int]:
+    """How many hooks see the tensor's gradient before and after it is added up."""
+    return len(tensor._backward_hooks or ()), len(getattr(tensor, "_post_accumulate_grad_hooks", None) or ())
+
+
 def torch_key(device: torch.device) -> tuple[Any, ...]:
-    """The modes of torch that a trace follows: autocast, default type, rounding of float32 products."""
+    """The modes of torch that a trace follows: autocast, default type, rounding of float32 products, modes of functions."""
     kinds = [kind for kind in sorted({"cpu", device.type}) if torch.amp.is_autocast_available(kind)]
     autocast = tuple((kind, torch.get_autocast_dtype(kind)) for kind in kinds if torch.is_autocast_enabled(kind))
-    return autocast, torch.get_default_dtype(), product_precisions()
+    modes = tuple(fingerprint.of_mode(mode) for mode in torch_private.function_modes())
+    return autocast, torch.get_default_dtype(), product_precisions(), modes
 
 
 def changed(old: tuple[Any, ...], new: tuple[Any, ...]) -> str:

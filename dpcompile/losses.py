@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from dpcompile.ir.errors import InvalidInput
+from dpcompile.ir.graph import shape_text
 
 CRITERIA = (
     nn.CrossEntropyLoss, nn.NLLLoss, nn.BCELoss, nn.BCEWithLogitsLoss, nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss,
@@ -124,6 +125,25 @@ def is_unknown_criterion(loss: object) -> bool:
     return is_function or type(loss).__module__.startswith("torch.nn.modules.loss")
 
 
+def check_target(program: Program, batch: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Refuse a batch of which too little or too much is left for the model when the criterion has its target."""
+    loss, model = program.given_loss(), program.model
+    try:
+        signature = inspect.signature(model.forward)
+    except (ValueError, TypeError):  # TorchScript, or written in C
+        return
+    if not isinstance(loss, CRITERIA) or model._forward_pre_hooks:  # a hook may change the arguments
+        return
+    try:
+        signature.bind(*batch[:-1], **kwargs)
+    except TypeError as error:
+        raise InvalidInput(
+            f"the last argument is the target of {type(loss).__name__}, and the model got the other {len(batch) - 1} of "
+            f"{len(batch)}: forward{signature}, {error}. Call private(*inputs of the model, target), or write "
+            "loss=lambda model, *batch: ..."
+        ) from None
+
+
 def check_arguments(loss: Callable[..., Tensor], model: nn.Module, batch: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Refuse a loss that cannot be called as loss(model, *batch)."""
     try:
@@ -155,7 +175,7 @@ def check_losses(losses: object, batch_size: object) -> Tensor:
         )
     if losses.dim() != 1 or not bool(losses.shape[0] == batch_size):
         raise InvalidInput(
-            f"the loss has shape {list(losses.shape)} but must have shape [B], one value per example. "
+            f"the loss has shape {shape_text(losses)} but must have shape [B], one value per example. "
             "Average or sum over each example's own elements, for example losses.flatten(1).mean(1)."
         )
     if not losses.is_floating_point():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from dpcompile.clip.kind import Kind
 from dpcompile.clip.rule import Rule, check_one_backward, kind_of, rule_of
 from dpcompile.cost.hardware import Hardware
 from dpcompile.cotangents import cotangent_losses
-from dpcompile.drop_in import DropIn
+from dpcompile.drop_in import DropIn, Pending
 from dpcompile.forecast.forecast import bytes_of
 from dpcompile.guards import Traces, guard_key
 from dpcompile.ir.errors import InvalidInput, StrategyError
@@ -106,6 +107,7 @@ class PrivateModule(nn.Module):
         self.rule()  # groups that do not fit the model are refused here
         self.steps: Traces[Compiled] = Traces()
         self.gradients: Traces[GraphCall] = Traces()
+        self.pending: weakref.ref[Pending] | None = None  # of all drop-ins together
 
     @property
     def model(self) -> nn.Module:
@@ -128,10 +130,9 @@ class PrivateModule(nn.Module):
         for tensors, part in chunks(flat, counted, compiled.plan.microbatch):
             admit_size(compiled, self.program, flat, len(part))
             raw = compiled.runner(tensors, part, limit)
-            for name, gradient in raw.gradients.items():
-                total[name] = total[name].add_(gradient) if name in total else gradient
+            add_up(total, raw.gradients)
             raws.append(raw.without_sums())
-            del raw, gradient  # the next chunk must not run beside this one's sums
+            del raw  # the next chunk must not run beside this one's sums
         self.apply_buffers(raws[0])
         return self.joined(raws, total, counted)
 
@@ -290,3 +291,13 @@ class PrivateModule(nn.Module):
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Load into the model."""
         return self.model.load_state_dict(*args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles wait for no backward."""
+        return {**self.__dict__, "pending": None}
+
+
+def add_up(total: dict[str, Tensor], gradients: Mapping[str, Tensor]) -> None:
+    """Add one chunk's sums to those before it."""
+    for name, gradient in gradients.items():
+        total[name] = total[name].add_(gradient) if name in total else gradient

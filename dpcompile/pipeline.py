@@ -13,7 +13,7 @@ from dpcompile.analysis.evidence import Evidence, evidence
 from dpcompile.analysis.example_axis import example_axis
 from dpcompile.analysis.independence import check_independence
 from dpcompile.analysis.kept import check_kept
-from dpcompile.analysis.outside import check_outside
+from dpcompile.analysis.outside import check_outside, generators_of
 from dpcompile.analysis.sites import find_sites
 from dpcompile.analysis.warm_up import check_followed, warm_up
 from dpcompile.batch import Batch
@@ -28,7 +28,7 @@ from dpcompile.ir.graph import JointGraph
 from dpcompile.ir.printer import format_graph
 from dpcompile.ir.site import Cut, Site
 from dpcompile.ir.verifier import check
-from dpcompile.losses import Program
+from dpcompile.losses import Program, check_target
 from dpcompile.measure.tune import Tuned, tune
 from dpcompile.passes import PIPELINE
 from dpcompile.passes.narrow_backward import narrow_backward
@@ -122,13 +122,15 @@ class Analysed:
 
 def analysed(program: Program, batch: Batch, recorder: Recorder, check_examples: bool) -> Analysed:
     """Capture and analyse; check_examples: whether the rules' verdict is checked on numbers as well."""
+    check_target(program, *batch.layout.rebuild(batch.tensors))
     with torch.inference_mode(False), torch.enable_grad(), unwritten_tensors(program), without_python_draws():
         unread = warm_up(program, batch)
         before = guard_key(program, batch)
+        generators = list(generators_of(before))
         with unread:
             joint = capture(program, batch)
         check_followed(joint)
-        check_outside(program, batch, joint, before)
+        check_outside(program, batch, joint, before, generators)
     recorder.keep("capture", joint)
     check_kept(program, batch, joint.kept)
     states = example_axis(joint)

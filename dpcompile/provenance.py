@@ -25,7 +25,7 @@ COTANGENT = "cotangent_of_losses"
 BACKWARD_LINE = "line_of_backward"
 """Annotation of nodes that a custom function or a hook makes in backward."""
 
-LIBRARIES = (os.path.dirname(torch.__file__), os.path.dirname(__file__), "<frozen", "<string>")
+LIBRARIES = (*(os.path.dirname(file) + os.sep for file in (str(torch.__file__), __file__)), "<frozen", "<string>")
 
 COMMAND_LINE = os.path.join(os.path.dirname(__file__), "__main__.py")
 """Whoever calls this file is not the user's code."""

@@ -40,10 +40,11 @@ def check_before(program: nn.Module) -> None:
                 )
             )
     for name, parameter in program.named_parameters():
-        if parameter._backward_hooks:
+        kinds = {"register_hook": "_backward_hooks", "register_post_accumulate_grad_hook": "_post_accumulate_grad_hooks"}
+        for kind in (kind for kind, attribute in kinds.items() if getattr(parameter, attribute, None)):
             raise CaptureError(
                 refusal(
-                    f"parameter {name.removeprefix('model.')} has a hook (register_hook)",
+                    f"parameter {name.removeprefix('model.')} has a hook ({kind})",
                     "",
                     "the hook sees the gradient of the whole batch, so what it does to each example is not known",
                     "remove the hook and change step.grads instead, or change the parameter in forward",
@@ -155,14 +156,17 @@ def without_python_draws() -> Iterator[None]:
         np.random.set_state(before[1])
     for name, old, new in zip(("Python's random", "numpy.random"), before, now, strict=True):
         if any(not np.array_equal(a, b) for a, b in zip(old[1:], new[1:], strict=True)):
-            raise CaptureError(
-                refusal(
-                    f"forward draws from {name}",
-                    "",
-                    "a trace runs Python once, so that the number that was drawn would be there again at every step",
-                    "draw with torch (torch.rand), or outside, and give the number as an argument",
-                )
-            )
+            raise CaptureError(drawn(name))
+
+
+def drawn(name: str) -> str:
+    """The refusal of a number that Python draws."""
+    return refusal(
+        f"forward draws from {name}",
+        "",
+        "a trace runs Python once, so that the number that was drawn would be there again at every step",
+        "draw with torch (torch.rand), or outside, and give the number as an argument",
+    )
 
 
 def is_same(before: Entries, now: Entries) -> bool:

@@ -17,12 +17,23 @@ from typing import Any
 
 import torch
 
-LIBRARIES = (os.path.dirname(torch.__file__), os.path.dirname(__file__), sysconfig.get_paths()["stdlib"], "<frozen")
+FOLDERS = (os.path.dirname(torch.__file__), os.path.dirname(__file__), sysconfig.get_paths()["stdlib"])
+LIBRARIES = (*(folder + os.sep for folder in FOLDERS), "<frozen")
 FUNCTIONS = 500
 """So many functions are followed from one; a chain as long as this one is taken to be a library."""
 UNREAD = frozenset({"__init__", "__new__", "__repr__", "__str__", "__reduce__", "__getstate__", "__setstate__"})
 """Methods that a call of an object does not come through."""
-ENTRIES = ("forward", "__call__")
+ENTRIES = (
+    "forward",
+    "__call__",
+    "__getattr__",
+    "__getattribute__",
+    "__getitem__",
+    "__iter__",
+    "__len__",
+    "__contains__",
+    "__bool__",
+)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -114,7 +125,7 @@ def reads(functions: Iterable[types.FunctionType], known: dict[int, Any]) -> Ite
         for name, value in held_by(waiting.pop()):
             yield name, value
             if is_own_function(value) and id(value) not in known:
-                known[id(value)] = value
+                known[id(value)] = value, value.__code__
                 waiting.append(value)
                 count += 1
 
@@ -122,7 +133,7 @@ def reads(functions: Iterable[types.FunctionType], known: dict[int, Any]) -> Ite
 def methods(kind: type, is_entered: bool) -> tuple[list[types.FunctionType], list[tuple[str, Any]]]:
     """The user's methods of a class, and the other values of the class that they use.
 
-    is_entered: only `forward` and `__call__` are called from outside; else every method may be.
+    is_entered: only `forward`, `__call__` and what Python calls by itself are called from outside; else every method may be.
     """
     own = [vars(base) for base in kind.__mro__ if is_own_name(base.__module__)]
     waiting = list(ENTRIES) if is_entered else [name for held in own for name in held if name not in UNREAD]
@@ -151,7 +162,7 @@ def functions_in(value: Any) -> Iterator[Any]:
     """The functions of a method, a property, a static or class method, or a decorated function."""
     if isinstance(value, property):
         yield from (part for part in (value.fget, value.fset) if part is not None)
-    elif isinstance(value, functools.cached_property):
+    elif isinstance(value, (functools.cached_property, functools.partialmethod)):
         yield value.func
     else:
         yield getattr(value, "__func__", value)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dpcompile import torch_private
 from dpcompile.ir.errors import CaptureError, refusal
-from dpcompile.ir.graph import JointGraph, size_expression
+from dpcompile.ir.graph import JointGraph, shape_text, size_expression
 
 
 def batch_symbol(mode: torch_private.Fakes, fakes: Sequence[Tensor], dims: Sequence[int | None]) -> sympy.Symbol:
@@ -39,7 +39,7 @@ def check_sizes(joint: JointGraph) -> None:
     if losses is not None and sizes != [joint.symbol]:
         raise CaptureError(
             refusal(
-                f"the losses have shape {sizes} instead of [{joint.symbol}], the batch size",
+                f"the losses have shape {shape_text(losses.meta['val'])} instead of [B], the batch size",
                 losses.meta.get("source_line", ""),
                 "the batch is cut or put together at a place that depends on how many examples there are",
                 "treat all examples alike; select within the example's own dimensions",

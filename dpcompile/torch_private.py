@@ -15,6 +15,7 @@ make_fx, functional_call and the sympy symbols are public. What is not, and why 
   _ASMoutput                        the result type of nn.AdaptiveLogSoftmaxWithLoss
   associative_scan's generic form   reads element counts as numbers, which would fix the batch size
   module._global_*_hooks, FakeTensor  hooks on all modules, which a trace runs; what must not stay in the user's objects
+  overrides' stack of modes         modes around the call, which see every function of torch that a trace comes by
   TorchDispatchMode                 sees every operation of the user's own run, also those inside fused functions
 """
 
@@ -46,6 +47,8 @@ Fakes = FakeTensorMode
 adaptive_output = _ASMoutput
 pack_padded_sequence = torch._pack_padded_sequence
 OpOverload = torch._ops.OpOverload
+flatten = pytree.tree_flatten  # leaves and structure of nested tuples, lists, dicts and registered containers
+function_modes: Callable[[], list[Any]] = torch.overrides._get_current_function_mode_stack
 
 
 class LocatedShapes(ShapeEnv):
@@ -91,10 +94,8 @@ def fake(mode: FakeTensorMode, tensor: torch.Tensor, batch_dim: int | None, hint
 def tracing_context(mode: FakeTensorMode) -> Iterator[None]:
     """Everything that must hold while a step is traced; restored on the way out."""
     compiling, torch.compiler._is_compiling_flag = torch.compiler._is_compiling_flag, True
-    ordered, torch.backends.opt_einsum.enabled = (
-        torch.backends.opt_einsum.enabled,
-        False,
-    )  # its planner reads sizes as numbers
+    ordered = torch.backends.opt_einsum.enabled
+    torch.backends.opt_einsum.enabled = False  # its planner reads sizes as numbers
     module = sys.modules["torch._higher_order_ops.associative_scan"]
     scan, module.generic_associative_scan = module.generic_associative_scan, doubling_scan  # type: ignore[attr-defined]
     try:
@@ -201,7 +202,9 @@ def keep_provenance(losses: torch.Tensor) -> None:
 
 def trace(function: Callable[..., Any], arguments: Sequence[Any]) -> fx.GraphModule:
     """make_fx with symbolic sizes, under the present fake mode."""
-    return make_fx(function, tracing_mode="symbolic")(*arguments)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The .grad attribute")  # a fake is made of tensors that are no leaves, too
+        return make_fx(function, tracing_mode="symbolic")(*arguments)
 
 
 def require(condition: Any) -> None:
@@ -234,11 +237,6 @@ def compile_inductor(mode: FakeTensorMode, module: fx.GraphModule) -> Callable[.
         compiled = compile_fx(module, arguments)
     assert callable(compiled), type(compiled)
     return compiled
-
-
-def flatten(tree: Any) -> tuple[list[Any], Any]:
-    """Leaves and structure of nested tuples, lists, dicts and registered containers."""
-    return pytree.tree_flatten(tree)
 
 
 def unflatten(leaves: Sequence[Any], structure: Any) -> Any:

@@ -61,12 +61,14 @@ class GroupNodes:
 def emit_group_factors(joint: JointGraph, groups: Sequence[Group], factor: FactorCall, emitter: Emitter) -> GroupNodes:
     """Every group's factor behind the last of its norms; a group without gradients has norm 0."""
     squared, rounding = (joint.named(kind) for kind in ("squared_norm", "rounding"))
+    losses = joint.output("losses")
+    assert losses is not None
     place = {node: index for index, node in enumerate(joint.graph.nodes)}
     found = GroupNodes()
     for group in groups:
         squares, roundings = (present(named, group) for named in (squared, rounding))
-        emitter.at(max([*squares, *roundings] or present(squared), key=place.__getitem__))
-        total = sum_of(emitter, squares) if squares else emitter.call(aten.zeros_like.default, present(squared)[0])
+        emitter.at(max([*squares, *roundings] or [losses, *present(squared)], key=place.__getitem__))
+        total = sum_of(emitter, squares) if squares else emitter.call(clipping.no_squares, losses)
         reach = sum_of(emitter, roundings) if roundings else None
         node = factor.emit(emitter, total, reach, group.share)
         found.totals += [total] if squares else []

@@ -18,8 +18,8 @@ ROOMS = (
     "torch_private", "ir", "kernels", "clip", "rules", "losses", "reads", "fingerprint", "batch", "guards", "provenance",
     "simplify", "views", "substitutes", "python_state", "conditions", "buffers", "constants", "sizes", "capture", "analysis",
     "cost", "strategies", "predict", "plan", "passes", "measure", "forecast", "report", "runtime", "pipeline", "certificate",
-    "step", "verify", "per_example", "trees", "cotangents", "recall", "arguments", "drop_in", "module", "training", "demo",
-    "__main__",
+    "step", "verify", "per_example", "trees", "cotangents", "recall", "parts", "arguments", "drop_in", "module", "training",
+    "demo", "__main__",
 )  # fmt: skip
 LINES_PER_FILE = 300
 LINES_PER_FUNCTION = 50

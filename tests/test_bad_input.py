@@ -175,12 +175,13 @@ def test_forward_that_writes_a_number_is_refused_and_the_number_stays() -> None:
     assert model.step == 0
 
 
-def test_a_hook_on_a_parameter_is_refused_whenever_it_comes() -> None:
+@pytest.mark.parametrize("kind", ["register_hook", "register_post_accumulate_grad_hook"])
+def test_a_hook_on_a_parameter_is_refused_whenever_it_comes(kind: str) -> None:
     model, x = nn.Linear(3, 2), torch.ones(4, 3)
     private = dpcompile(model, loss=squares)
     private(x)
-    handle = model.weight.register_hook(lambda gradient: gradient * 3)
-    with pytest.raises(DPCompileError, match=r"parameter weight has a hook[\s\S]*step.grads"):
+    handle = getattr(model.weight, kind)(lambda held: None)
+    with pytest.raises(DPCompileError, match=rf"parameter weight has a hook \({kind}\)[\s\S]*step.grads"):
         private(x)
     handle.remove()
     private(x)
@@ -228,3 +229,20 @@ def test_batch_is_not_written_to() -> None:
     original = x.clone()
     dpcompile(model, loss=squares)(x)
     assert torch.equal(x, original)
+
+
+@pytest.mark.parametrize("extra", [0, 2])
+def test_a_criterion_takes_the_last_argument(extra: int) -> None:
+    x, y = torch.ones(4, 3), torch.ones(4, 2)
+    with pytest.raises(DPCompileError, match=rf"last argument is the target of MSELoss, and the model got the other {extra} of"):
+        dpcompile(nn.Linear(3, 2), loss=nn.MSELoss())(x, *[y] * extra)
+
+
+def test_messages_call_the_batch_size_b() -> None:
+    x = torch.ones(4, 3)
+    with pytest.raises(DPCompileError, match=r"shape \[B, 2\] but must have shape \[B\]"):
+        dpcompile(nn.Linear(3, 2), loss=lambda m, x: m(x))(x)
+    with pytest.raises(DPCompileError, match=r"\(B\) must match"):
+        dpcompile(nn.Linear(3, 2), loss=lambda m, x: m(x).sum(1) * torch.ones(4))(x)
+    with pytest.raises(DPCompileError, match=r"roll.default\[B, 2\]"):
+        dpcompile(nn.Linear(3, 2), loss=lambda m, x: m(x).roll(1, 0).sum(1))(x)

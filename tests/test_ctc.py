@@ -161,3 +161,14 @@ REFUSED = {
 def test_what_mixes_examples_is_refused(loss: Callable[..., Tensor], reason: str) -> None:
     with pytest.raises(DPCompileError, match=reason):
         dpcompile(network(), loss=loss, check_examples=False)(*batch_of(3))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("padding", [-1, -100, 99])
+def test_padding_that_is_no_class_stays_behind_the_targets(padding: int, size: int) -> None:
+    x, targets, inputs, lengths = batch_of(size + 1)
+    targets = torch.where(torch.arange(WIDEST) < lengths.unsqueeze(1), targets, padding)
+    batch = (x[1:], targets[1:], inputs[1:], lengths[1:])
+    expected = expect(network(), loss_with(), batch)
+    private = dpcompile(network(), loss=loss_with(), max_grad_norm=expected.max_grad_norm)
+    assert max(errors(private(*batch), expected).values()) < 1e-9

@@ -237,9 +237,45 @@ def test_second_forward_before_backward_is_refused_with_a_way_out() -> None:
     module(x)
 
 
-@pytest.mark.parametrize("change", [lambda m: m[0].weight.add_(1), lambda m: m.eval()])
+def test_second_forward_in_another_drop_in_of_the_same_module_is_refused() -> None:
+    model, x, y = small()
+    private = dpcompile(model)
+    one, other = private.as_module(), private.as_module()
+    loss = F.cross_entropy(one(x), y)
+    with pytest.raises(DPCompileError, match=r"a second forward"):
+        other(x)
+    copy.deepcopy(other)(x)
+    loss.backward()
+    other(x)
+
+
+def assigned(module: Any, x: Tensor) -> Tensor:
+    """A scale that every forward puts anew."""
+    module.scale = module.scale + 1
+    scaled: Tensor = module.a(x) * module.scale
+    return scaled
+
+
+def test_backward_finds_the_buffer_that_forward_replaced() -> None:
+    model: Any = Using(assigned, a=nn.Linear(3, 2))
+    model.register_buffer("scale", torch.ones(()))
+    x = torch.randn(5, 3, dtype=torch.float64)
+    expected = expect(model.double(), squares, (x,), max_grad_norm=NORM)
+    module = dpcompile(model, max_grad_norm=NORM).as_module("sum")
+    (module(x).square().sum() / 2).backward()
+    assert largest_error(model, expected.sums) < 1e-12 and float(model.scale) == 2
+
+
+CHANGES = [
+    lambda m: m[0].weight.add_(1), lambda m: m.eval(), lambda m: m.scale.fill_(3), lambda m: setattr(m, "scale", torch.ones(())),
+    lambda m: setattr(m[0], "weight", nn.Parameter(torch.zeros(5, 3).double())),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=["weight", "mode", "buffer", "new buffer", "new weight"])
 def test_change_between_forward_and_backward_is_refused(change: Any) -> None:
     model, x, y = small()
+    model.register_buffer("scale", torch.ones(()))
     loss = F.cross_entropy(dpcompile(model).as_module()(x), y)
     with torch.no_grad():
         change(model)
@@ -261,8 +297,9 @@ def test_input_that_requires_grad_is_refused() -> None:
         (lambda m, x: m.a(x).argmax(1), "floating-point"),
         (lambda m, x: {"out": m.a(x), "cache": object()}, "object"),
         (lambda m, x: m.a(x) - m.a(x).mean(0), "mean"),
+        (lambda m, x: (m.a(x), torch.view_as_complex(m.a(x).unsqueeze(1))), "complex"),
     ],
-    ids=["scalar", "no axis", "integers", "opaque", "mixed"],
+    ids=["scalar", "no axis", "integers", "opaque", "mixed", "complex"],
 )
 def test_forward_refuses_outputs_without_examples(call: Any, word: str) -> None:
     module = dpcompile(Using(call, a=nn.Linear(3, 2))).as_module()

@@ -191,3 +191,40 @@ def test_a_clip_norm_whose_square_vanishes_is_refused() -> None:
     private.max_grad_norm = 1e-25
     with pytest.raises(DPCompileError, match="squares of gradients vanish"):
         private(torch.randn(6, 4))
+
+
+def scaled_by_counter(m: Any, x: Tensor) -> Tensor:
+    """A counter goes up, and the result is scaled by what else lies there."""
+    m.bank.add_(1.0)
+    scaled: Tensor = m.net(x) * m.other.sum()
+    return scaled
+
+
+SHARING: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "buffer": lambda m: {"other": nn.Buffer(m.bank.view(6))},
+    "part": lambda m: {"other": nn.Buffer(m.bank[1])},
+    "constant": lambda m: {"other": m.bank.view(6)},
+    "weight": lambda m: {"bank": m.net.bias.data, "other": torch.ones(2)},
+}
+
+
+@pytest.mark.parametrize("shared", SHARING.values(), ids=SHARING)
+def test_writes_to_memory_that_others_read_are_refused(shared: Callable[[Any], dict[str, Any]]) -> None:
+    model: Any = Twin(scaled_by_counter)
+    for name, tensor in shared(model).items():
+        setattr(model, name, tensor)
+    before = model.bank.clone()
+    with pytest.raises(DPCompileError, match="lies in the same memory"):
+        dpcompile(model, loss=squares)(torch.randn(3, 4))
+    assert torch.equal(model.bank, before)
+
+
+def test_buffers_side_by_side_in_one_storage_are_exact() -> None:
+    model: Any = Twin(scaled_by_counter).double()
+    whole = torch.ones(8, dtype=torch.float64)
+    model.bank = whole[:6].view(2, 3)
+    model.register_buffer("other", whole[6:])
+    x = torch.randn(3, 4, dtype=torch.float64)
+    expected = expect(model, squares, (x,))
+    private = dpcompile(model, loss=squares, max_grad_norm=expected.max_grad_norm)
+    assert max(errors(private(x), expected).values()) < 1e-9 and float(whole.sum()) == 14

@@ -10,7 +10,7 @@ from torch import fx
 
 from dpcompile.ir.axis import BATCH_SIZE, SHARED, Batched, BatchSize, Constant, Mixes, Shared, State, Summed
 from dpcompile.ir.errors import MixedExamplesError, UnsupportedOperation, refusal
-from dpcompile.ir.graph import JointGraph, size_expression, where
+from dpcompile.ir.graph import JointGraph, shape_text, size_expression, where
 from dpcompile.rules import OPS, rule_of
 from dpcompile.rules.rule import LAID, Result, Use, is_fixed
 
@@ -106,11 +106,9 @@ def check_shapes(use: Use, result: Result) -> None:
 
 def mixed(node: fx.Node, error: Mixes) -> MixedExamplesError:
     """The refusal for a mixture at this node."""
-    fake = node.meta["val"]
-    shape = list(fake.shape) if isinstance(fake, torch.Tensor) else ""
     return MixedExamplesError(
         refusal(
-            f"examples are mixed at {node.name} = {node.target}{shape}",
+            f"examples are mixed at {node.name} = {node.target}{shape_text(node.meta['val'])}",
             where(node),
             error.why,
             error.way_out or WAY_OUT,

@@ -1,8 +1,10 @@
 """A few examples for the numeric checks, drawn from the user's batch, which may hold one example only.
 
 Values stay plausible: floating-point numbers get noise on the scale of their tensor and stay within its
-range; integers and booleans come from other examples, or are rolled within the example, so that indices stay
-in range.
+range; integers and booleans are those of one of the given examples as a whole. Nothing else is known to be in range: a
+column of categories, or what a length or an end of a span points to, would be out of range at another place, and padding
+before it; and a kernel that does not look first writes to memory that is not its own. So there are no more different
+integers than given examples; what embeddings make of them differs nevertheless, by noise (`Lockstep`).
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ def draw_examples(batch: Batch, attempt: int) -> list[Tensor]:
 
 
 def varied(leaf: Tensor, dim: int, rows: Sequence[int], generator: torch.Generator) -> Tensor:
-    """Distinct examples made from the rows (modulo the batch size) of one tensor, in its memory format."""
+    """Examples made from the rows (modulo the batch size) of one tensor, in its memory format; only floats become distinct."""
     size = leaf.shape[dim]
     source = leaf if size else leaf.new_zeros([1 if axis == dim else n for axis, n in enumerate(leaf.shape)])
     chosen = source.index_select(dim, torch.tensor([row % max(size, 1) for row in rows], device=leaf.device))
@@ -43,7 +45,7 @@ def varied(leaf: Tensor, dim: int, rows: Sequence[int], generator: torch.Generat
     elif chosen.is_floating_point():
         changed = noisy(chosen, source, generator)
     else:
-        changed = rolled(chosen, dim, [row // max(size, 1) for row in rows])
+        changed = chosen
     return changed.contiguous() if leaf.is_contiguous() else changed.contiguous(memory_format=FORMATS[leaf.dim()])
 
 
@@ -58,20 +60,6 @@ def noisy(chosen: Tensor, source: Tensor, generator: torch.Generator) -> Tensor:
         return chosen + 0.1 * noise.abs().clamp(max=1.0)
     spread = values.double().std(correction=0).to(chosen.dtype)
     return (chosen + NOISE * spread * noise).clamp(low, high)
-
-
-def rolled(chosen: Tensor, dim: int, shifts: Sequence[int]) -> Tensor:
-    """Every example with its elements moved on by so many places: in range, and as often as before."""
-    pairs = zip(chosen.unbind(dim), shifts, strict=True)
-    return torch.stack([moved_on(example, shift) for example, shift in pairs], dim)
-
-
-def moved_on(example: Tensor, shift: int) -> Tensor:
-    """Moved along the first dimension, and along the next ones by every full turn: numbers that stand together in the last
-    dimension, such as the corners of a box, mostly stay together."""
-    for dim, size in enumerate(example.shape):
-        example, shift = example.roll(shift % max(size, 1), dim), shift // max(size, 1)
-    return example
 
 
 def take(tensors: Sequence[Tensor], dims: Sequence[int | None], rows: Sequence[int]) -> list[Tensor]:

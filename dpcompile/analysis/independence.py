@@ -23,7 +23,7 @@ from torch import Tensor, fx
 
 from dpcompile import torch_private
 from dpcompile.analysis.company import MOVED, RUNS, SINGLE
-from dpcompile.analysis.examples import draw_examples, example_dims, take
+from dpcompile.analysis.examples import COUNT, draw_examples, example_dims, take
 from dpcompile.analysis.lockstep import Lockstep
 from dpcompile.analysis.plain_run import (
     FAILURES,
@@ -40,7 +40,7 @@ from dpcompile.analysis.rounding import whole_tolerance
 from dpcompile.batch import Batch
 from dpcompile.ir.axis import Batched, Constant, Shared
 from dpcompile.ir.errors import CaptureError, MixedExamplesError, refusal
-from dpcompile.ir.graph import JointGraph, where
+from dpcompile.ir.graph import JointGraph, shape_text, where
 from dpcompile.ir.randomness import has_draws
 from dpcompile.losses import Program
 from dpcompile.rules.rule import Result
@@ -82,8 +82,7 @@ def check_independence(joint: JointGraph, states: Mapping[fx.Node, Result], prog
 
 def mixture(node: fx.Node, why: str) -> MixedExamplesError:
     """The refusal for a node at which numbers show that examples meet."""
-    fake = node.meta["val"]
-    shape = list(fake.shape) if isinstance(fake, Tensor) else ""
+    shape = shape_text(node.meta["val"])
     return MixedExamplesError(refusal(f"examples are mixed at {node.name} = {node.target}{shape}", where(node), why, WAY_OUT))
 
 
@@ -97,6 +96,7 @@ class Check:
         self.held = [*trainable, *(p.detach() for _, p in named if not p.requires_grad), *program.buffers()]
         self.small = sum(p.numel() for p in trainable) <= SMALL
         self.random = has_draws(joint.graph.nodes)
+        self.few = batch.size < COUNT
         fakes = [n.meta.get("val") for n in joint.graph.nodes]
         dtypes = {fake.dtype for fake in fakes if isinstance(fake, Tensor)}
         self.tolerance = whole_tolerance(dtypes, batch.tensors[0].device)
@@ -108,7 +108,8 @@ class Check:
         runs = [take(examples, dims, rows) for rows in RUNS]
         leaves = [[run[i] for run in runs] if dim is not None else [leaf] * len(RUNS)
                   for i, (leaf, dim) in enumerate(zip(examples, dims, strict=True))]  # fmt: skip
-        lockstep = Lockstep(self.joint, self.states, [[t] * len(RUNS) for t in self.held] + leaves, self.small)
+        held = [[tensor] * len(RUNS) for tensor in self.held]
+        lockstep = Lockstep(self.joint, self.states, held + leaves, self.small, self.few)
         with self.as_captured():
             lockstep.run()
         found = lockstep.found or self.of_no_example(lockstep.outputs(SINGLE))
@@ -118,11 +119,17 @@ class Check:
         for run in (SINGLE, MOVED):
             if run == MOVED and not self.small and not plain[SINGLE].written:
                 break
-            graph = self.replayed(runs[run]) if self.random else lockstep.outputs(run) if run == SINGLE or self.small else None
+            graph = self.outputs(lockstep, runs[run], run)
             why = self.difference(graph, runs, run, plain)
             if why:
                 return {}, why
         return {}, kept_of_examples(plain)
+
+    def outputs(self, lockstep: Lockstep, leaves: Sequence[Tensor], run: int) -> list[Any] | None:
+        """The graph's outputs on one run, as the model would give them; None where sums were not computed."""
+        if self.random or lockstep.is_varied:
+            return self.replayed(leaves)
+        return lockstep.outputs(run) if run == SINGLE or self.small else None
 
     def of_no_example(self, outputs: Sequence[Any]) -> dict[fx.Node, str]:
         """Gradients that are not zero though no example moves them: a custom backward that ignores its argument."""

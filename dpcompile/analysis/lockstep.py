@@ -27,11 +27,15 @@ THIN = 32  # about as many indices per dimension of a view are compared
 
 class Lockstep:
     """One pass over the graph; `sums` says whether parameter gradients are judged too, or computed on
-    `single` only.
+    `single` only; `varied` whether rows of trained tables get noise, because examples have the same indices.
     """
 
-    def __init__(self, joint: JointGraph, states: Mapping[fx.Node, Result], inputs: Sequence[Values], sums: bool) -> None:
+    def __init__(
+        self, joint: JointGraph, states: Mapping[fx.Node, Result], inputs: Sequence[Values], sums: bool, varied: bool = False
+    ) -> None:
         self.joint, self.states = joint, states
+        self.tables = tables_of(joint) if varied else frozenset[fx.Node]()
+        self.is_varied = False
         self.runs = RUNS if sums else RUNS[:LAST]
         self.inputs = iter(inputs)
         self.nodes = list(joint.graph.nodes)
@@ -76,7 +80,22 @@ class Lockstep:
             return [None] * SINGLE + [self.call(node, SINGLE)]
         if is_random(node):
             return [self.draw(node, run, number) for run in range(len(self.runs))]
-        return [self.call(node, run) for run in range(len(self.runs))]
+        values = [self.call(node, run) for run in range(len(self.runs))]
+        return values if self.tables.isdisjoint(node.all_input_nodes) else self.with_noise(node, values)
+
+    def with_noise(self, node: fx.Node, values: Values) -> Values:
+        """Rows that examples look up in a trained table: other ones for every example, the same for its copies."""
+        state = self.states[node]
+        if node.target is not torch.ops.aten.embedding.default or not isinstance(state, Batched):
+            return values
+        self.is_varied = True
+        for value, rows in zip(values, self.runs, strict=True):
+            examples = value.unflatten(state.dim, (state.outer, len(rows), state.inner))
+            for place, row in enumerate(rows):
+                one = examples.select(state.dim + 1, place)
+                noise = torch.randn(one.shape, generator=torch.Generator().manual_seed(row))
+                one.add_(noise.to(one) * (one.abs().mean() / 2))
+        return values
 
     def draw(self, node: fx.Node, run: int, number: int) -> Any:
         """The result of a random operation in one run; every example has the same draws in all runs."""
@@ -165,6 +184,12 @@ class Lockstep:
             return all(is_close_in_norm(a, b) for a, b in pairs_of(state, values))
         wide = again if index is None else [value[index] for value in again]
         return worst(pairs_of(state, wide)) <= SHRINKS * off
+
+
+def tables_of(joint: JointGraph) -> frozenset[fx.Node]:
+    """Trained parameters."""
+    placeholders = joint.graph.find_nodes(op="placeholder")
+    return frozenset(node for item, node in zip(joint.inputs, placeholders, strict=True) if item.kind == "parameter")
 
 
 def only_for_sums(nodes: Sequence[fx.Node], states: Mapping[fx.Node, Result]) -> set[fx.Node]:

@@ -6,9 +6,13 @@ further run change nevertheless it changes at every call.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import pickle
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from dpcompile import torch_private
@@ -21,13 +25,19 @@ from dpcompile.guards import guard_key
 from dpcompile.ir.errors import CaptureError, refusal
 from dpcompile.ir.graph import JointGraph
 from dpcompile.losses import Program
+from dpcompile.python_state import drawn
 
+GENERATORS = (random.Random, np.random.Generator, np.random.RandomState)
 TRACING = ("torch._subclasses", "torch.fx.experimental")
 """Where torch defines what a tensor without data raises when its value is read."""
 
 
-def check_outside(program: Program, batch: Batch, joint: JointGraph, before: tuple[Any, ...]) -> None:
-    """Refuse a program that keeps something from call to call; `before` is the fingerprint ahead of the trace."""
+def check_outside(
+    program: Program, batch: Batch, joint: JointGraph, before: tuple[Any, ...], generators: Sequence[OwnGenerator]
+) -> None:
+    """Refuse a program that keeps something from call to call; `before` and `generators` are from ahead of the trace."""
+    for generator in generators:
+        generator.check()
     check_real(program, batch)
     constants = {id(getattr(joint.module, node.target)) for node in joint.graph.find_nodes(op="get_attr")}
     for path in differences(before, guard_key(program, batch), constants, ()):
@@ -58,6 +68,28 @@ def check_real(program: Program, batch: Batch) -> None:
         return
     if any(torch_private.is_fake(tensor) for tensor in (run.losses, *run.gradients.values())):
         raise fakes_left("")
+
+
+@dataclass(frozen=True)
+class OwnGenerator:
+    """A generator of Python's or NumPy's that the program can reach, and its state before the trace."""
+
+    generator: Any
+    state: bytes
+
+    def check(self) -> None:
+        """Refuse a program that has drawn from it."""
+        if pickle.dumps(self.generator) != self.state:
+            raise CaptureError(drawn(f"a {type(self.generator).__module__}.{type(self.generator).__name__} of its own"))
+
+
+def generators_of(stand_in: Any) -> Iterator[OwnGenerator]:
+    """The generators in a fingerprint."""
+    if isinstance(stand_in, (tuple, frozenset)):
+        for part in stand_in:
+            yield from generators_of(part)
+    elif isinstance(stand_in, Same) and isinstance(stand_in.value, GENERATORS):
+        yield OwnGenerator(stand_in.value, pickle.dumps(stand_in.value))
 
 
 def differences(before: Any, after: Any, constants: set[int], path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:

@@ -172,6 +172,8 @@ def bytes_of(budget: str | float) -> float:
             'memory_budget must be a positive number of bytes or a text such as "512 MiB" or "2 GB" (Gb would be gigabits), '
             f"got {shortened(budget)}"
         )
+    if isinstance(budget, str) and number < 1000 and budget.strip()[-1] in "0123456789.":
+        raise InvalidInput(f'memory_budget={budget!r} would be {number:g} bytes; say the unit, "{number:g} GB"')
     return number
 
 

@@ -116,6 +116,14 @@ def size_expression(size: int | torch.SymInt) -> sympy.Expr:
     return size.node.expr if isinstance(size, torch.SymInt) else sympy.Integer(size)
 
 
+def shape_text(fake: object) -> str:
+    """The shape of a tensor as messages show it, the batch size as B; nothing for what is no tensor."""
+    if not isinstance(fake, torch.Tensor):
+        return ""
+    sizes = [size_expression(size) for size in fake.shape]
+    return str([size.xreplace(dict.fromkeys(size.free_symbols, sympy.Symbol("B"))) for size in sizes])
+
+
 def where(node: fx.Node) -> str:
     """Module path and user's source line of a node, as far as capture could keep them."""
     path, line = node.meta.get("module_path", ""), node.meta.get("source_line", "")

@@ -28,6 +28,11 @@ def total_squares(squares: Sequence[Tensor]) -> Tensor:
     return squares[0] if len(squares) == 1 else torch.stack(list(squares)).sum(0)
 
 
+def no_squares(losses: Tensor) -> Tensor:
+    """f64[B] zeros: the squared norms where no parameter has a gradient path."""
+    return torch.zeros_like(losses, dtype=torch.float64)
+
+
 def norms_of(squared: Tensor, mask: Tensor, dtype: torch.dtype) -> Tensor:
     """Per-example norms f[B]; masked examples have norm 0."""
     return torch.where(mask, squared.sqrt(), 0.0).to(dtype)

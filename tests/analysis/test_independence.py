@@ -315,13 +315,50 @@ def test_gradients_buffers_and_random_state_stay_as_they_were() -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 7])
-def test_examples_differ_and_stay_in_range_whatever_the_batch_size(size: int) -> None:
-    x, ids = torch.rand(size, 5), torch.randint(0, 7, (size, 11))
-    batch = Batch(flatten_batch((x, ids), {}, 0).layout, [x, ids], size, ())
+def test_floats_differ_and_stay_in_range_and_integers_move_as_a_whole(size: int) -> None:
+    x, ids, lengths = torch.rand(size, 5), torch.randint(0, 7, (size, 11)), torch.randint(0, 7, (size,))
+    batch = Batch(flatten_batch((x, ids, lengths), {}, 0).layout, [x, ids, lengths], size, ())
     drawn, others = draw_examples(batch, 0), draw_examples(batch, 1)
     assert drawn[0].shape == (4, 5) and drawn[1].shape == (4, 11)
     assert len({tuple(row) for row in drawn[0].tolist()}) == 4 and not torch.equal(drawn[0], others[0])
-    assert size == 0 or (drawn[1].min() >= ids.min() and drawn[1].max() <= ids.max() and drawn[0].max() <= x.max())
+    assert size == 0 or drawn[0].max() <= x.max()
+    for ids_of, length in zip(drawn[1], drawn[2], strict=True):
+        assert size == 0 or any(torch.equal(ids_of, row) and length == n for row, n in zip(ids, lengths, strict=True))
+
+
+class Categories(nn.Module):
+    """Columns of categories, of which each has its own table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tables = nn.ModuleList(nn.Embedding(count, 4) for count in (100, 5, 2))
+
+    def forward(self, ids: Tensor) -> Any:
+        """The sum of the rows."""
+        return sum(table(ids[:, place]) for place, table in enumerate(self.tables))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_categories_stay_in_their_columns(size: int) -> None:
+    ids = torch.tensor([[70, 3, 1], [50, 4, 0], [99, 2, 1]])[:size]
+    program, batch = make_program(Categories(), squares), flatten_batch((ids,), {}, 0)
+    joint = capture(program, batch)
+    check_independence(joint, example_axis(joint), program, batch)
+
+
+def test_examples_of_the_same_indices_are_told_apart() -> None:
+    program, batch = (
+        make_program(nn.Sequential(nn.Embedding(7, 5), nn.Tanh()), squares),
+        flatten_batch((torch.tensor([1]),), {}, 0),
+    )
+    joint = capture(program, batch)
+    captured = Captured(joint, example_axis(joint), program, batch)
+    captured.check()
+    h = captured.node(aten.tanh.default)
+    add = Plant(captured, h)
+    add(aten.roll.default, h, [1], [0])
+    with pytest.raises(MixedExamplesError, match="roll"):
+        add.finish(h).check()
 
 
 def test_examples_keep_the_memory_format() -> None:

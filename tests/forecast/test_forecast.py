@@ -84,14 +84,14 @@ def test_impossible_circumstances_are_refused(options: dict[str, Any]) -> None:
         ("512 MiB", 2**29),
         ("2GB", 2e9),
         ("1.5 gb", 1.5e9),
-        ("7", 7),
+        ("7000", 7000),
         ("100b", 100),
         (2.5e6, 2.5e6),
         ("1e6", 1e6),
         (".5 GB", 5e8),
         ("5e-1 GB", 5e8),
         ("2 gb", 2e9),
-        ("1.", 1),
+        ("1. kb", 1000),
         (np.float32(8), 8),
         (np.int64(9), 9),
     ],
@@ -105,6 +105,12 @@ def test_budgets_are_read(text: str | float, number: float) -> None:
 def test_other_budgets_are_refused(text: object) -> None:
     with pytest.raises(InvalidInput, match="memory_budget must be"):
         bytes_of(text)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", ["2", " 1.5 ", "16."])
+def test_a_number_that_lacks_its_unit_is_refused(text: str) -> None:
+    with pytest.raises(InvalidInput, match=rf'say the unit, "{float(text):g} GB"'):
+        bytes_of(text)
 
 
 @pytest.mark.parametrize("limit", [0, 1, 2, 3, 100, 1023, 1024])
