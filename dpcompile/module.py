@@ -225,15 +225,11 @@ class PrivateModule(nn.Module):
 
     def report(self) -> Report:
         """What was chosen for each parameter, at which predicted cost, and why not the others."""
-        compiled = self.ready()
-        return Report(compiled.plan, compiled.unused, compiled.notes, compiled.runner.backend, float(self.max_grad_norm),
-                      compiled.outlook)  # fmt: skip
+        found = self.ready()
+        return Report(found.plan, found.unused, found.notes, found.runner.backend, float(self.max_grad_norm), found.outlook)
 
     def certificate(self, assumed: tuple[str, ...] = ()) -> Certificate:
-        """What was shown of the latest compiled step, by which checks and under which assumptions; text, or `.json()`.
-
-        assumed: what else the reader should know to be taken for granted.
-        """
+        """What was shown of the latest step, by which checks, and what was assumed (`assumed` too); text, or `.json()`."""
         return certificate(self.ready(), self.sensitivity(), assumed)
 
     def print_readable(self, print_output: bool = True) -> str:
