@@ -115,7 +115,7 @@ ACTIVATION_BACKWARD: dict[Any, tuple[Any, ...]] = {
 }  # fmt: skip
 
 POINTWISE: tuple[Sample, ...] = (
-    *every_layout(aten.hardswish.default, (5, 3)),
+    *every_layout(aten.hardswish.default, (5, 3)), *every_layout(aten.leaky_relu.default, (5, 3)),
     *(s for op in UNARY for s in every_layout(op, (5, 3))),
     *(call(op, summed(5), must=True) for op in UNARY),
     call(aten._to_copy.default, constant(2.5, N, 5), dtype=torch.int64),
@@ -158,7 +158,7 @@ POINTWISE: tuple[Sample, ...] = (
         (batched(N, 5), constant(2.0, 5)), (shared(5), summed(5)), (summed(5), shared(5)), (batched(N, 3), position(N, 1)),
         (batched(N, 5, inner=2), batched(N, 5, inner=2)), (batched(5, N), batched(5, N)))),
     *every_layout(aten.log_sigmoid_forward.default, (5, 3)),
-    *every_layout(aten.hardswish.default, (5, 3)),
+    *every_layout(aten.hardswish.default, (5, 3)), *every_layout(aten.leaky_relu.default, (5, 3)),
     *(call(aten.log_sigmoid_backward.default, *three) for three in (
         (batched(N, 5), batched(N, 5), batched(N, 5)), (batched(3, N), batched(3, N), batched(3, N)),
         (summed(5), shared(5), shared(5)), (batched(N, 5, inner=2), batched(N, 5, outer=2), batched(N, 5, inner=2)),

@@ -128,6 +128,7 @@ RULES: dict[object, Rule] = {
     aten.rrelu_with_noise_functional.default: noisy_rrelu,
     aten.native_dropout_backward.default: linear_in("grad_output")(pointwise),
     aten.hardswish.default: pointwise,
+    aten.leaky_relu.default: pointwise,  # torch 2.11 tags it not
     aten._prelu_kernel.default: pointwise,
     aten._prelu_kernel_backward.default: linear_in("grad_output")(pointwise),
 }
