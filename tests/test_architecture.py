@@ -138,3 +138,18 @@ def test_files_and_functions_are_short_and_say_what_they_are(name: str) -> None:
 @pytest.mark.parametrize("name", MODULES)
 def test_sources_are_ascii(name: str) -> None:
     assert MODULES[name][0].read_bytes().isascii()
+
+
+def test_other_trainers_are_imported_by_their_own_files_only() -> None:
+    found = {
+        name
+        for name, (_, tree) in MODULES.items()
+        for _, imported in imports(tree)
+        if imported.split(".")[0] in ("transformers", "lightning")
+    }
+    training = "dpcompile.training."
+    assert found == {training + name for name in ("hf_arguments", "hf_trainer", "lightning_callback")}
+    needing = {
+        name for name, (_, tree) in MODULES.items() for _, other in imports(tree) if any(other.startswith(one) for one in found)
+    }
+    assert needing <= found, "an optional extra would be needed by everyone"

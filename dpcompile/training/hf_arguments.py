@@ -1,0 +1,69 @@
+"""Arguments of transformers' Trainer that private training refuses, each with the reason and what to do instead."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from transformers import Trainer
+
+from dpcompile.ir.errors import InvalidInput
+from dpcompile.training.accountant import check_delta
+from dpcompile.training.calibrate import check_target
+
+Check = Callable[[Any], bool]
+USUAL_NORM = (None, 0, 1.0)
+"""Values of args.max_grad_norm that nobody has to have chosen: 1.0 is the default."""
+
+REFUSED: tuple[tuple[Check, str], ...] = (
+    (lambda t: t.args.gradient_accumulation_steps > 1,
+     "gradient_accumulation_steps is above 1: several draws would be released as one. Give per_device_train_batch_size the whole "
+     'batch, and compile_options={"memory_budget": "4 GB"} or {"microbatch": 16} so that it fits'),
+    (lambda t: t.args.world_size > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1,
+     "several processes: private training runs in one process so far; start one"),
+    (lambda t: t.args.n_gpu > 1,
+     "several GPUs in one process: private training takes one so far; set CUDA_VISIBLE_DEVICES to one of them"),
+    (lambda t: t.is_deepspeed_enabled or t.is_fsdp_enabled,
+     "deepspeed or fsdp: private training holds the model in one process so far; leave them out"),
+    (lambda t: t.accelerator.mixed_precision != "no",
+     "fp16 or bf16: accelerate casts inside of the model's forward, which the compiled step does not repeat. Load the model in "
+     "bfloat16 instead (dtype=torch.bfloat16), or leave it in float32"),
+    (lambda t: t.args.torch_compile, 'torch_compile: the step is compiled already; give compile_options={"backend": "inductor"}'),
+    (lambda t: t.args.auto_find_batch_size,
+     "auto_find_batch_size changes how examples are drawn in the middle of accounting; give "
+     'compile_options={"memory_budget": "4 GB"}, and the step will fit'),
+    (lambda t: t.args.max_grad_norm not in USUAL_NORM,
+     "args.max_grad_norm clips the gradient of the whole batch, which private training does not do; every example is clipped to "
+     "max_per_example_norm=, an argument of PrivateTrainer. Leave max_grad_norm out"),
+    (lambda t: t.compute_loss_func is not None,
+     "compute_loss_func sees the whole batch and divides by its number of items, so that one example changes the losses of the "
+     "others; give loss=, a function loss(model, **inputs) -> f[B]"),
+    (lambda t: type(t).compute_loss is not Trainer.compute_loss,
+     "compute_loss is overridden, but private steps do not call it; give loss=, a function loss(model, **inputs) -> f[B]"),
+    (lambda t: t.label_smoother is not None,
+     "label_smoothing_factor averages over all tokens of the batch; give loss=, a smoothing loss(model, **inputs) -> f[B]"),
+    (lambda t: t.model_init is not None,
+     "model_init makes a new model for every train(), and each would have to be accounted for; give model="),
+)  # fmt: skip
+
+
+def check_arguments(trainer: Any) -> None:
+    """Refuse what would not be private, or would be ignored."""
+    for is_wrong, why in REFUSED:
+        if is_wrong(trainer):
+            raise InvalidInput(why)
+
+
+def check_budget(noise_multiplier: Any, target_epsilon: Any, target_delta: Any, accountant: Any) -> None:
+    """Either noise, or a target that noise can be found for."""
+    if (noise_multiplier is None) == (target_epsilon is None):
+        raise InvalidInput("give noise_multiplier=, or target_epsilon= and target_delta=, and not both")
+    if target_epsilon is None:
+        return
+    if not isinstance(accountant, str):
+        raise InvalidInput('the noise for a target epsilon is found with accountant="pld" or "rdp"; or give noise_multiplier=')
+    if target_delta is None:
+        raise InvalidInput("target_delta= is missing; it is usually below 1 / number of examples")
+    check_target(target_epsilon, 1)
+    check_delta(target_delta)
