@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +15,12 @@ from oracle import per_example_gradients, relative_error
 
 from dpcompile import DPCompileError, dpcompile
 
-ROWS = FUNCTIONS + MODULES + SELDOM
+UNTRACEABLE = ("quantile along positions and features", "extremes along positions and features")
+"""What torch 2.11 cannot trace: quantile asks for a number of elements, aminmax has no derivative."""
+ROWS = tuple(
+    replace(case, refused="could not trace") if case.name in UNTRACEABLE and torch.__version__.startswith("2.11") else case
+    for case in FUNCTIONS + MODULES + SELDOM
+)
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 

@@ -12,7 +12,7 @@ from oracle import whole_norm
 from torch import Tensor, nn
 from zoo_layers import Using
 
-from dpcompile import DPCompileError, dpcompile
+from dpcompile import CaptureError, DPCompileError, dpcompile
 from dpcompile.strategies import NORMS
 
 SLACK = 1e-4
@@ -112,7 +112,12 @@ def test_every_norm_strategy_keeps_the_bound(strategy: str, positions: int, dtyp
     models = [make for make in MODELS if accepts(make, strategy)]
     assert models, "no probe for this strategy"
     for make in models:
-        assert contribution(make, strategy, positions, dtype) <= 1 + SLACK, make.__name__
+        try:
+            found = contribution(make, strategy, positions, dtype)
+        except CaptureError as refusal:  # torch 2.11's bfloat16 product asks for 16 examples or more, which is refused
+            assert (torch.__version__[:4], strategy, dtype) == ("2.11", "fused", torch.bfloat16), refusal
+            continue
+        assert found <= 1 + SLACK, make.__name__
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
