@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from dpcompile.training.session import Session
 class PrivateDropIn(DropIn):
     """The user's model in the user's loop: `criterion(module(x), y).backward()`, then `optimizer.step()`.
 
-    `p.grad` holds the clipped sum of the step so far, without noise; the optimizer replaces it by the noisy mean.
+    `p.grad` is empty until the optimizer puts the noisy mean there.
     """
 
     session: Session
@@ -52,7 +53,7 @@ class PrivateLoss(nn.Module):
         self.last_step: Step | None = None
 
     def forward(self, *batch: Any, **kwargs: Any) -> Any:
-        """The step of one physical batch; its sums are with the session and in p.grad."""
+        """The step of one physical batch, without `grads`: the sums are with the session, until noise is added."""
         if not torch.is_grad_enabled():
             return self.model(*batch, **kwargs)
         private: PrivateModule = self.__dict__["private"]
@@ -61,8 +62,8 @@ class PrivateLoss(nn.Module):
         mask = session.check_unused(flat.size).mask(flat.tensors[0].device)
         step = private(*batch, mask=mask, **kwargs)
         deliver(session, step, private.trainable())
-        self.last_step = step
-        return step
+        self.last_step = replace(step, grads={})
+        return self.last_step
 
     def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Parameter]]:
         """Those of model and loss, by the names of the step's gradients."""
@@ -91,7 +92,8 @@ class PrivateLoss(nn.Module):
 
 
 def deliver(session: Session, step: Step, trainable: Iterator[tuple[str, nn.Parameter]]) -> None:
-    """Hand a physical batch's sums to the session, and show the total in p.grad; the same tensor where the types allow."""
+    """Hand a physical batch's sums to the session. p.grad stays empty until the optimizer has added noise, so that whoever else
+    looks at it, or steps with it, finds nothing that is not private."""
     session.add(step)
-    for name, parameter in trainable:
-        session.show(name, parameter)
+    for _, parameter in trainable:
+        parameter.grad = None

@@ -103,7 +103,7 @@ class PrivateOptimizer(Optimizer):
     @torch.no_grad()
     def release(self) -> None:
         """Account for the step, then put the noisy mean into p.grad."""
-        self.session.check_unchanged(self.released())
+        self.session.check_untouched(self.released())
         assert self.session.current is not None
         release = Release(self.draws.sampling_of(self.session.current.number), checked_noise(self.noise_multiplier))
         used = (
@@ -114,7 +114,7 @@ class PrivateOptimizer(Optimizer):
             )
         )
         self.accountant.add(release)
-        deviation = used.deviation(self.private.sensitivity())
+        deviation = used.deviation(self.session.sensitivity)
         add_noise(self.released(), self.session.sums, self.noise, deviation, self.expected_batch_size)
         if self.adaptive is not None:
             self.max_grad_norm = self.adaptive.next_norm(self.session, self.max_grad_norm, self.noise, self.expected_batch_size)

@@ -51,7 +51,6 @@ class Session:
     is_used: bool = False
     steps: list[Step] = field(default_factory=list)
     sums: dict[str, Tensor] = field(default_factory=dict)
-    shown: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
 
     def begin(self, physical: Physical) -> None:
         """The loader hands out a batch; what an unfinished step has summed is dropped with its first one."""
@@ -94,21 +93,19 @@ class Session:
         self.steps.append(step)
         self.is_used = True
 
-    def show(self, name: str, parameter: nn.Parameter) -> None:
-        """The sum so far as p.grad, for the user to read; the same tensor where the types allow."""
-        parameter.grad = self.sums[name].to(parameter.dtype)
-        self.shown[name] = parameter.grad, self.sums[name]._version
+    @property
+    def sensitivity(self) -> float:
+        """How far one example moves the sums: the largest clip norm that any of the physical batches was clipped to."""
+        return max(step.max_grad_norm for step in self.steps)
 
-    def check_unchanged(self, parameters: list[tuple[str, nn.Parameter]]) -> None:
-        """Refuse gradients that somebody changed: the noise is for the clipped sum as it was computed."""
+    def check_untouched(self, parameters: list[tuple[str, nn.Parameter]]) -> None:
+        """Refuse gradients that are not the session's own: what is released is the clipped sum and nothing else."""
         for name, parameter in parameters:
-            shown, version = self.shown[name]
-            if (parameter.grad is not None and parameter.grad is not shown) or self.sums[name]._version != version:
+            if parameter.grad is not None:
                 raise InvalidInput(
-                    f"{name}.grad was changed between backward and optimizer.step(), but the noise is made for the clipped sum "
-                    "as it was computed. Leave out clip_grad_norm_ (max_grad_norm clips every example), GradScaler (bfloat16 "
-                    "needs none), penalties on p.grad and zero_grad(set_to_none=False); to change the noisy gradient, use "
-                    "optimizer.register_step_pre_hook"
+                    f"{name}.grad was set between the private backward and optimizer.step(), but only the clipped sum is "
+                    "released. Leave out other losses that are differentiated beside the private one (put them into the loss "
+                    "of each example); to change the noisy gradient, use optimizer.register_step_pre_hook"
                 )
 
     @property
@@ -133,4 +130,4 @@ class Session:
     def clear(self) -> None:
         """Forget the present step."""
         self.current, self.is_used = None, False
-        self.sums, self.steps, self.shown = {}, [], {}
+        self.sums, self.steps = {}, []

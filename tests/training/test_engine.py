@@ -311,15 +311,46 @@ def test_foreign_batches_are_refused_for_training_and_free_for_evaluation() -> N
         assert module(inputs).shape == (EXAMPLES, 3)
 
 
-def test_gradients_changed_in_between_are_refused() -> None:
+def test_other_gradients_are_refused() -> None:
     model = network()
     module, optimizer, batches = made(model)
     inputs, targets = next(iter(batches))
     nn.functional.cross_entropy(module(inputs), targets).backward()
-    nn.utils.clip_grad_norm_(module.parameters(), 1e-3)
-    with pytest.raises(InvalidInput, match="changed between backward"):
+    torch.cat([parameter.flatten() for parameter in model.parameters()]).square().sum().backward()
+    with pytest.raises(InvalidInput, match=r"0.weight.grad was set between"):
         optimizer.step()
     assert len(optimizer.accountant.ledger) == 0
+
+
+@pytest.mark.parametrize("size", [None, 4])
+def test_nothing_without_noise_is_ever_in_the_gradients(size: int | None) -> None:
+    model = network()
+    module, optimizer, batches = made(model, physical_batch_size=size)
+    before = values(model)
+    for inputs, targets in batches:
+        nn.functional.cross_entropy(module(inputs), targets).backward()
+        assert all(parameter.grad is None for parameter in model.parameters())
+        nn.utils.clip_grad_norm_(module.parameters(), 1e-9)  # finds nothing to clip
+        optimizer.original_optimizer.step()  # and nothing to step with
+        assert torch.equal(values(model), before)
+        optimizer.step()
+        before = values(model)
+    plain = network()
+    finish(made(plain, physical_batch_size=size), 5)
+    assert torch.equal(values(model), values(plain))
+
+
+def test_noise_is_for_the_norm_that_the_sums_were_clipped_to() -> None:
+    ends = []
+    for later in (0.3, 1e-3):
+        model = network()
+        module, optimizer, batches = made(model)
+        inputs, targets = next(iter(batches))
+        nn.functional.cross_entropy(module(inputs), targets).backward()
+        optimizer.max_grad_norm = later
+        optimizer.step()
+        ends.append(values(model))
+    assert torch.equal(*ends)
 
 
 def test_secure_noise_is_never_seeded() -> None:
