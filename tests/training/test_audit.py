@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -30,7 +31,7 @@ def unclipped() -> Any:
     def run(self: PrivateModule, *args: Any) -> Any:
         wanted, self.max_grad_norm = self.max_grad_norm, 20 * self.max_grad_norm
         try:
-            return clip(self, *args)
+            return replace(clip(self, *args), max_grad_norm=wanted)
         finally:
             self.max_grad_norm = wanted
 
