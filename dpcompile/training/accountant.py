@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any, Protocol
@@ -15,7 +16,7 @@ from typing import Any, Protocol
 from dp_accounting import ComposedDpEvent, DpEvent, NeighboringRelation, PrivacyAccountant, SelfComposedDpEvent, pld, rdp
 
 from dpcompile.ir.errors import InvalidInput
-from dpcompile.training.release import Pass, Poisson, Release
+from dpcompile.training.release import Pass, Poisson, Release, Sampling, TruncatedPoisson
 
 ORDERS = [1 + x / 10 for x in range(1, 100)] + list(range(11, 64)) + [128, 256, 512, 1024]
 """Renyi orders; those that Opacus uses, and a few large ones for much noise."""
@@ -76,11 +77,37 @@ class Accountant:
 
     def add(self, release: Release) -> None:
         """Count one step, before its result is used."""
-        self.ledger.add(release)
         if self.other is not None:
-            if not isinstance(release.sampling, Poisson):
-                raise InvalidInput(f"{type(self.other).__name__} accounts Poisson sampling only; this run has {release.sampling}")
-            self.other.step(noise_multiplier=release.noise_multiplier, sample_rate=release.sampling.rate)
+            self.tell(release)
+        self.ledger.add(release)
+
+    def restore(self, data: list[Any]) -> None:
+        """Take over a saved ledger, for the accountant of another library step by step."""
+        known = len(self.ledger)
+        self.ledger.load_json(data)
+        if self.other is None:
+            return
+        if known:
+            raise InvalidInput(
+                "another library's accountant has counted steps already; make a new one, and a new engine, to load"
+            )
+        for release, count in self.ledger.entries:
+            for _ in range(count):
+                self.tell(release)
+
+    def tell(self, release: Release) -> None:
+        """Count a step with the accountant of another library."""
+        assert self.other is not None
+        if not isinstance(release.sampling, Poisson):
+            raise InvalidInput(f"{type(self.other).__name__} accounts Poisson sampling only; this run has {release.sampling}")
+        self.other.step(noise_multiplier=release.noise_multiplier, sample_rate=release.sampling.rate)
+
+    def check_can_count(self, sampling: Sampling) -> None:
+        """Refuse sampling that this accountant knows nothing of, before anything is released."""
+        if self.other is not None and not isinstance(sampling, Poisson):
+            raise InvalidInput(f"{type(self.other).__name__} accounts Poisson sampling only; this run has {sampling}")
+        if self.other is None and self.kind == "rdp" and isinstance(sampling, TruncatedPoisson):
+            raise InvalidInput('truncated sampling is accounted by accountant="pld" only')
 
     def get_epsilon(self, delta: float) -> float:
         """Epsilon of all steps so far at this delta; infinite where a step had no noise, 0 before the first."""
@@ -102,10 +129,15 @@ class Accountant:
         relation = "zeroing out" if any(isinstance(r.sampling, Pass) for r, _ in self.ledger.entries) else "adding or removing"
         steps = "passes" if relation == "zeroing out" else "steps"
         return (
-            f"({self.get_epsilon(delta):.4g}, {delta:g})-differentially private under {relation} one example: "
+            f"({rounded_up(self.get_epsilon(delta)):g}, {delta:g})-differentially private under {relation} one example: "
             f"{len(self.ledger)} {steps} of {' and '.join(kinds) or 'nothing'}, noise multiplier {noise} ({name}). It covers "
             "the parameters after every step; choices made by looking at the data (settings, early stopping) are not counted"
         )
+
+
+def rounded_up(epsilon: float) -> float:
+    """Epsilon with four digits behind the point, never less than it is."""
+    return math.ceil(epsilon * 1e4) / 1e4 if math.isfinite(epsilon) else epsilon
 
 
 def epsilon_of(event: DpEvent, delta: float, kind: str) -> float:

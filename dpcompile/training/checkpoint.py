@@ -22,6 +22,7 @@ from torch import Tensor
 from dpcompile.ir.errors import InvalidInput
 from dpcompile.training.loader import PrivateLoader
 from dpcompile.training.optimizer import PrivateOptimizer
+from dpcompile.training.resume import check_continues, continue_run, run_state
 
 FORMAT = "dpcompile training 1"
 TENSOR = "tensor:"
@@ -40,9 +41,7 @@ def save(
     state = {
         "module": packed(module.state_dict(), "module", tensors),
         "optimizer": packed(optimizer.state_dict(), "optimizer", tensors),
-        "ledger": optimizer.accountant.ledger.to_json(),
-        "completed": optimizer.session.completed,
-        "place": loader.place,
+        **run_state(optimizer, loader),
         "noise_multiplier": optimizer.noise_multiplier,
         "max_grad_norm": optimizer.max_grad_norm,
         "seeded": packed(random_state(optimizer, loader), "seeded", tensors),
@@ -62,13 +61,11 @@ def load(path: str | os.PathLike[str], module: Any, optimizer: PrivateOptimizer,
     check_same_model(module.state_dict(), module_state)
     seeded = unpacked(state["seeded"], tensors)
     check_same_seed(seeded, optimizer, loader)
+    check_continues(state, optimizer, loader)
     optimizer.load_state_dict(unpacked(state["optimizer"], tensors))
     module.load_state_dict(module_state)
-    optimizer.accountant.ledger.load_json(state["ledger"])
+    continue_run(state, optimizer, loader, seeded is not None)
     optimizer.noise_multiplier, optimizer.max_grad_norm = state["noise_multiplier"], state["max_grad_norm"]
-    optimizer.session.clear()
-    optimizer.session.completed, loader.resumed = state["completed"], state["place"]
-    loader.epoch_begin = state["completed"] - state["place"]
     restore_random_state(seeded, optimizer, loader)
     return unpacked(state["extra"], tensors)
 

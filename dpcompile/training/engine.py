@@ -96,6 +96,7 @@ class PrivacyEngine:
         expected = divisor(expected_batch_size, data_loader)
         session, noise = Session(), self.noise_for(private, noise_generator)
         sampling = sampling_for(data_loader, expected, sample_rate, truncated_batch_size, poisson_sampling)
+        self.accountant.check_can_count(sampling)
         draws = Draws(len(data_loader.dataset), sampling, expected, self.seed)  # type: ignore[arg-type]
         size, pad = physical(physical_batch_size, pad_batches, expected, device_of(private))
         loader = PrivateLoader(data_loader, session, draws, expected, size, pad)
@@ -208,7 +209,7 @@ def sampling_for(loader: DataLoader[Any], expected: int, rate: Any, limit: Any, 
     if count == 0 and rate is None:
         raise InvalidInput("data_loader's dataset is empty")
     found = checked_rate(expected / count if rate is None else rate)
-    return Poisson(found) if limit is None else TruncatedPoisson(found, count, whole(limit, "truncated_batch_size"))
+    return Poisson(found) if limit is None else TruncatedPoisson(found, count + 1, whole(limit, "truncated_batch_size"))
 
 
 def physical(size: Any, pad: bool | None, expected: int, device: torch.device) -> tuple[int | None, bool]:

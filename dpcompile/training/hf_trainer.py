@@ -26,7 +26,6 @@ from transformers import Trainer
 from dpcompile.ir.errors import InvalidInput
 from dpcompile.losses import PerExampleLoss
 from dpcompile.module import dpcompile
-from dpcompile.training.accountant import Ledger
 from dpcompile.training.calibrate import noise_multiplier_for
 from dpcompile.training.engine import PrivacyEngine, sampling_for, whole
 from dpcompile.training.hf_arguments import check_arguments, check_budget
@@ -34,6 +33,7 @@ from dpcompile.training.hf_losses import usual_loss
 from dpcompile.training.loader import PrivateLoader, check_loader
 from dpcompile.training.module import PrivateLoss
 from dpcompile.training.optimizer import PrivateOptimizer
+from dpcompile.training.resume import check_continues, continue_run, run_state
 from dpcompile.training.sampling import Draws
 
 LEDGER = "privacy.json"
@@ -147,7 +147,7 @@ class PrivateTrainer(Trainer):
 
     def check_step(self) -> None:
         """Refuse steps beyond the target, and an optimizer that would update without noise."""
-        if self.most_steps is not None and len(self.engine.accountant.ledger) >= self.most_steps:
+        if self.most_steps is not None and self.private_loader.session.completed >= self.most_steps:
             raise InvalidInput(
                 f"target_epsilon was given for {self.most_steps} steps, and they are taken. For a longer training make a new "
                 "trainer with the epochs or max_steps that are wanted, or give noise_multiplier="
@@ -181,9 +181,7 @@ class PrivateTrainer(Trainer):
         super()._save_optimizer_and_scheduler(output_dir)
         noise = self.private_optimizer.noise.state()
         state = {
-            "ledger": self.engine.accountant.ledger.to_json(),
-            "completed": self.private_loader.session.completed,
-            "place": self.private_loader.place,
+            **run_state(self.private_optimizer, self.private_loader),
             "noise": None if noise is None else noise.tolist(),
         }
         (Path(output_dir) / LEDGER).write_text(json.dumps(state), encoding="utf-8")
@@ -206,8 +204,7 @@ class PrivateTrainer(Trainer):
             raise InvalidInput(
                 "the checkpoint is of a run with a seed and this one has none, or the reverse; give the same seed="
             )
-        ledger: Ledger = self.engine.accountant.ledger
-        ledger.load_json(state["ledger"])
-        loader.session.completed, loader.resumed = state["completed"], state["place"]
+        check_continues(state, optimizer, loader)
+        continue_run(state, optimizer, loader, state["noise"] is not None)
         if state["noise"] is not None:
             optimizer.noise.set_state(torch.tensor(state["noise"], dtype=torch.uint8))

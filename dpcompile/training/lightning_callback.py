@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 from dpcompile.ir.errors import InvalidInput
 from dpcompile.training.engine import PrivacyEngine
 from dpcompile.training.optimizer import check_optimizer
+from dpcompile.training.resume import check_continues, continue_run, run_state
 
 EXACT = ("32-true", "64-true")
 
@@ -83,7 +84,7 @@ class PrivateTraining(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """The private model takes the ordinary one's place."""
-        if self.most_steps is not None and len(self.engine.accountant.ledger) >= self.most_steps:
+        if self.most_steps is not None and self.loader.session.completed >= self.most_steps:
             raise InvalidInput(
                 f"target_epsilon was given for {self.most_steps} steps, and they are taken; give epochs= all epochs of the "
                 "training, or noise_multiplier="
@@ -112,8 +113,7 @@ class PrivateTraining(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What was spent, for Lightning's checkpoints; the state of the noise for seeded runs only."""
-        ledger = self.engine.accountant.ledger.to_json()
-        return {"ledger": ledger, "completed": self.loader.session.completed, "noise": self.optimizer.noise.state()}
+        return {**run_state(self.optimizer, self.loader), "noise": self.optimizer.noise.state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from there."""
@@ -121,8 +121,9 @@ class PrivateTraining(Callback):
             raise InvalidInput(
                 "the checkpoint is of a run with a seed and this one has none, or the reverse; give the same seed="
             )
-        self.engine.accountant.ledger.load_json(state_dict["ledger"])
-        self.loader.session.completed = state_dict["completed"]
+        check_continues(state_dict, self.optimizer, self.loader)
+        continue_run(state_dict, self.optimizer, self.loader, state_dict["noise"] is not None)
+        self.loader.resumed = 0  # Lightning counts the batches of an epoch itself
         if state_dict["noise"] is not None:
             self.optimizer.noise.set_state(state_dict["noise"])
 

@@ -9,15 +9,18 @@ for x, y in loader:            # one epoch: len(loader) logical steps, each in o
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from dpcompile import torch_private
 from dpcompile.ir.errors import InvalidInput
 from dpcompile.training.sampling import Draws, PhysicalBatches
-from dpcompile.training.session import Session
+from dpcompile.training.session import Physical, Session
 
 KEPT = ("num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context", "prefetch_factor",
         "persistent_workers", "pin_memory_device")  # fmt: skip
@@ -47,9 +50,14 @@ class PrivateLoader(DataLoader[Any]):
         self.epoch_begin = begin - place
         self.physical.start, self.physical.stop = begin, self.epoch_begin + len(self.draws)
         self.session.clear()
+        self.session.is_skipped = False
+        queue = self.physical.queue = deque()
         for batch in super().__iter__():
-            self.session.begin(self.physical.queue.popleft())
-            yield batch
+            if queue is not self.physical.queue:
+                raise InvalidInput("another iteration over the private loader has begun; go on with that one only")
+            physical = queue.popleft()
+            self.session.begin(physical)
+            yield filled_up(batch, physical)
 
     @property
     def counted(self) -> int:
@@ -63,6 +71,22 @@ class PrivateLoader(DataLoader[Any]):
 
     def __len__(self) -> int:
         return len(self.draws)
+
+
+def filled_up(batch: Any, physical: Physical) -> Any:
+    """The collated batch with copies of its first row behind the drawn ones, up to the physical size."""
+    rows = max(1, physical.counted)
+    missing = physical.size - rows
+
+    def fill(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor) or leaf.dim() == 0 or len(leaf) != rows:
+            return leaf
+        return torch.cat([leaf, leaf[:1].expand(missing, *leaf.shape[1:])])
+
+    if not missing:
+        return batch
+    leaves, structure = torch_private.flatten(batch)
+    return torch_private.unflatten([fill(leaf) for leaf in leaves], structure)
 
 
 def check_loader(loader: Any, poisson_sampling: bool) -> None:
@@ -93,6 +117,8 @@ def BatchMemoryManager(  # Opacus' name
     *, data_loader: PrivateLoader, max_physical_batch_size: int, optimizer: Any = None
 ) -> Iterator[PrivateLoader]:
     """Opacus' way to say physical_batch_size: at most that many examples at a time until the block ends."""
+    if isinstance(max_physical_batch_size, bool) or not isinstance(max_physical_batch_size, int) or max_physical_batch_size < 1:
+        raise InvalidInput(f"max_physical_batch_size must be a whole number of at least 1, got {max_physical_batch_size!r}")
     before = data_loader.physical.limit
     data_loader.physical.limit = max_physical_batch_size
     try:

@@ -41,7 +41,7 @@ class GeneratorNoise:
     def __init__(
         self, seed: int | None = None, generator: torch.Generator | None = None, device: str | torch.device = "cpu"
     ) -> None:
-        self.is_repeatable = seed is not None
+        self.is_repeatable, self.is_given = seed is not None, generator is not None
         self.generator = torch.Generator(device) if generator is None else generator
         if generator is None:
             self.generator.manual_seed(entropy() if seed is None else seed)

@@ -93,11 +93,13 @@ class PrivateOptimizer(Optimizer):
         self.session.check_ready()
         if not self.session.is_complete:
             return loss
-        self.release()
-        self.original_optimizer.step()
-        for observe in self.observers:
-            observe(self.session)
-        self.session.close()
+        try:
+            self.release()
+            self.original_optimizer.step()
+            for observe in self.observers:
+                observe(self.session)
+        finally:
+            self.session.clear()
         return loss
 
     @torch.no_grad()
@@ -114,6 +116,7 @@ class PrivateOptimizer(Optimizer):
             )
         )
         self.accountant.add(release)
+        self.session.count()
         deviation = used.deviation(self.session.sensitivity)
         add_noise(self.released(), self.session.sums, self.noise, deviation, self.expected_batch_size)
         if self.adaptive is not None:
@@ -135,8 +138,9 @@ class PrivateOptimizer(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As the user's optimizer does; the parameters must be the compiled model's."""
+        given = param_group["params"]
+        check_known([given] if isinstance(given, Tensor) else list(given), self.private)
         self.original_optimizer.add_param_group(param_group)
-        check_optimizer(self.original_optimizer, self.private)
 
     def state_dict(self) -> dict[str, Any]:
         """The user's optimizer's own."""
@@ -157,7 +161,7 @@ def add_noise(parameters: Parameters, sums: dict[str, Tensor], noise: Noise, dev
     written once; small parameters share a piece.
     """
     for members in pieces(parameters, sums):
-        targets = [sums[name].view(-1) for name, _ in members]
+        targets = [entries(sums[name]) for name, _ in members]
         for start in range(0, max(len(target) for target in targets), PIECE):
             parts = [target[start : start + PIECE] for target in targets]
             drawn = torch.zeros(sum(map(len, parts)), dtype=parts[0].dtype, device=parts[0].device)
@@ -167,6 +171,11 @@ def add_noise(parameters: Parameters, sums: dict[str, Tensor], noise: Noise, dev
                 torch.add(normals, part, alpha=1 / divisor, out=part)
     for name, parameter in parameters:
         parameter.grad = sums[name].to(parameter.dtype)
+
+
+def entries(total: Tensor) -> Tensor:
+    """A sum as a vector of real numbers: each part of a complex one gets noise of its own."""
+    return (torch.view_as_real(total) if total.is_complex() else total).view(-1)
 
 
 def pieces(parameters: Parameters, sums: dict[str, Tensor]) -> Iterator[Parameters]:
@@ -195,8 +204,13 @@ def check_optimizer(optimizer: Any, private: PrivateModule) -> None:
         raise InvalidInput(
             "LBFGS evaluates the loss several times per step, and every evaluation would have to be released; use another"
         )
+    check_known([parameter for group in optimizer.param_groups for parameter in group["params"]], private)
+
+
+def check_known(parameters: list[Tensor], private: PrivateModule) -> None:
+    """Refuse parameters that the compiled step does not clip."""
     known = {id(parameter) for _, parameter in private.named_parameters()}
-    if any(id(p) not in known for group in optimizer.param_groups for p in group["params"]):
+    if any(id(parameter) not in known for parameter in parameters):
         raise InvalidInput(
             "optimizer has a parameter that the module does not have: it would be updated without clipping and noise. Build the "
             "optimizer from module.parameters(), after the last change of the module"

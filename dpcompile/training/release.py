@@ -52,13 +52,14 @@ class TruncatedPoisson:
 
 @dataclass(frozen=True)
 class Pass:
-    """A step of the `number`-th pass over the data in which every example is in exactly one step: no amplification.
+    """A step of the `number`-th pass of a run over the data in which every example is in exactly one step: no amplification.
 
     A whole pass costs one Gaussian mechanism, whatever the order, when a removed example leaves its place empty
     (zero-out adjacency); all steps of a pass are counted once, with the least noise among them.
     """
 
     number: int
+    run: str = ""
 
     def event(self, noise_multiplier: float) -> DpEvent:
         """What the pass costs."""

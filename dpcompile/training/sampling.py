@@ -26,8 +26,13 @@ class Draws:
 
     def __init__(self, count: int, sampling: Sampling, expected: int, seed: int | None = None) -> None:
         self.count, self.sampling, self.expected = count, sampling, expected
-        self.key = int.from_bytes(os.urandom(16)) if seed is None else seed
-        self.is_poisson = not isinstance(sampling, Pass)
+        self.renew()
+        if seed is not None:
+            self.key = seed
+
+    def renew(self) -> None:
+        """A key of its own, and a name that no other run has, under which its passes are counted."""
+        self.key, self.run = int.from_bytes(os.urandom(16)), os.urandom(8).hex()
 
     def __len__(self) -> int:
         """Steps of an epoch: how many it takes to see as many examples as there are, on average."""
@@ -53,21 +58,21 @@ class Draws:
 
     def sampling_of(self, number: int) -> Sampling:
         """What a step is accounted as."""
-        return Pass(number // len(self)) if isinstance(self.sampling, Pass) else self.sampling
+        return Pass(number // len(self), self.run) if isinstance(self.sampling, Pass) else self.sampling
 
 
 def parts(drawn: Drawn, number: int, limit: int | None, is_padded: bool) -> Iterator[tuple[list[int], Physical]]:
-    """A draw in physical batches of at most `limit` rows; of exactly that many, the last rows filled up, if padded.
+    """A draw in physical batches of at most `limit` rows; of exactly that many, if padded.
 
-    An empty draw is one batch whose rows only fill it, so that noise is released for it too.
+    The rows are those that the dataset is asked for; the loader fills a batch up behind the collate function. An empty draw is
+    one batch with a row that only fills it, so that noise is released for it too.
     """
     size = limit or max(1, len(drawn))
     starts = range(0, max(1, len(drawn)), size)
     for start in starts:
         rows = drawn[start : start + size].tolist()
         filling = size - len(rows) if is_padded else max(0, 1 - len(rows))
-        filled = rows + [rows[0] if rows else 0] * filling
-        yield filled, Physical(number, len(rows), filling, start == 0, start == starts[-1])
+        yield rows or [0], Physical(number, len(rows), filling, start == 0, start == starts[-1])
 
 
 class PhysicalBatches(Sampler[list[int]]):
@@ -79,8 +84,7 @@ class PhysicalBatches(Sampler[list[int]]):
         self.queue: deque[Physical] = deque()
 
     def __iter__(self) -> Iterator[list[int]]:
-        queue: deque[Physical] = deque()
-        self.queue = queue
+        queue = self.queue  # of the iteration that has just begun; a later one has another
         for number in range(self.start, self.stop):
             for rows, physical in parts(self.draws.examples(number), number, self.limit, self.is_padded):
                 queue.append(physical)

@@ -6,7 +6,7 @@ backward, their clipped sums are added in float32 or wider, and the optimizer ta
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,7 @@ class Session:
 
     completed: int = 0
     is_loss_known: bool = False
+    is_skipped: bool = False
     current: Physical | None = None
     is_used: bool = False
     steps: list[Step] = field(default_factory=list)
@@ -60,6 +61,7 @@ class Session:
                 " example in both would count twice. Call optimizer.step() after every backward (it waits for the last "
                 "physical batch of a step by itself); for larger batches raise expected_batch_size"
             )
+        self.is_skipped |= self.current is not None and not self.is_used
         if physical.is_first:
             self.clear()
         self.current, self.is_used = physical, False
@@ -70,6 +72,12 @@ class Session:
             raise InvalidInput(
                 "training on a batch that does not come from the private loader: how it was drawn is not accounted. Iterate "
                 "over the data_loader that make_private returned; evaluate under torch.no_grad()"
+            )
+        if self.is_skipped:
+            raise InvalidInput(
+                "a batch of the private loader was skipped, or fetched before the one ahead of it was used, so that it is "
+                "not known which draw this batch is. Use every batch before the next one is fetched; begin the loop over the "
+                "loader anew"
             )
         if self.is_used:
             raise InvalidInput(
@@ -90,7 +98,7 @@ class Session:
                 self.sums[name].add_(gradient)
             else:
                 self.sums[name] = gradient
-        self.steps.append(step)
+        self.steps.append(replace(step, grads={}))
         self.is_used = True
 
     @property
@@ -121,11 +129,10 @@ class Session:
                 "nothing to release"
             )
 
-    def close(self) -> None:
-        """The optimizer has taken the step."""
+    def count(self) -> None:
+        """The step is accounted for: its draw is never used again, whatever happens from here on."""
         assert self.current is not None, "check_ready comes first"
         self.completed = self.current.number + 1
-        self.clear()
 
     def clear(self) -> None:
         """Forget the present step."""

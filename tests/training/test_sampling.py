@@ -82,7 +82,8 @@ def test_physical_batches_hold_the_draw_once(drawn: int, limit: int | None, is_p
     made_parts = list(parts(rows, 7, limit, is_padded))
     counted = [row for batch, physical in made_parts for row in batch[: physical.counted]]
     assert counted == rows.tolist()
-    assert all(len(batch) == physical.size >= 1 for batch, physical in made_parts)
+    assert all(len(batch) == max(1, physical.counted) for batch, physical in made_parts)
+    assert all(physical.size >= len(batch) for batch, physical in made_parts)
     assert [p.is_first for _, p in made_parts] == [True] + [False] * (len(made_parts) - 1)
     assert [p.is_last for _, p in made_parts] == [False] * (len(made_parts) - 1) + [True]
     assert all(int(p.mask(torch.device("cpu")).sum()) == p.counted for _, p in made_parts)
