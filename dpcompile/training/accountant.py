@@ -102,12 +102,13 @@ class Accountant:
             raise InvalidInput(f"{type(self.other).__name__} accounts Poisson sampling only; this run has {release.sampling}")
         self.other.step(noise_multiplier=release.noise_multiplier, sample_rate=release.sampling.rate)
 
-    def check_can_count(self, sampling: Sampling) -> None:
-        """Refuse sampling that this accountant knows nothing of, before anything is released."""
+    def countable(self, sampling: Sampling) -> Sampling:
+        """The same; refuses what this accountant knows nothing of, before anything is released."""
         if self.other is not None and not isinstance(sampling, Poisson):
             raise InvalidInput(f"{type(self.other).__name__} accounts Poisson sampling only; this run has {sampling}")
         if self.other is None and self.kind == "rdp" and isinstance(sampling, TruncatedPoisson):
             raise InvalidInput('truncated sampling is accounted by accountant="pld" only')
+        return sampling
 
     def get_epsilon(self, delta: float) -> float:
         """Epsilon of all steps so far at this delta; infinite where a step had no noise, 0 before the first."""

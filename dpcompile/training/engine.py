@@ -96,8 +96,7 @@ class PrivacyEngine:
         expected = divisor(expected_batch_size, data_loader)
         session, noise = Session(), self.noise_for(private, noise_generator)
         sampling = sampling_for(data_loader, expected, sample_rate, truncated_batch_size, poisson_sampling)
-        self.accountant.check_can_count(sampling)
-        draws = Draws(len(data_loader.dataset), sampling, expected, self.seed)  # type: ignore[arg-type]
+        draws = Draws(len(data_loader.dataset), self.accountant.countable(sampling), expected, self.seed)  # type: ignore[arg-type]
         size, pad = physical(physical_batch_size, pad_batches, expected, device_of(private))
         loader = PrivateLoader(data_loader, session, draws, expected, size, pad)
         wrapped = PrivateOptimizer(optimizer, private, session, draws, noise, self.accountant, noise_multiplier, expected)
