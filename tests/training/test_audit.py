@@ -18,7 +18,6 @@ from dpcompile.demo.audit import Audited, audit_digits
 from dpcompile.training.audit import chance_of, epsilon_lower_bound, judge
 from dpcompile.training.noise import GeneratorNoise
 
-
 REFUSED_THERE = pytest.mark.skipif(
     torch.__version__.startswith("2.11"),
     reason="torch 2.11 takes another convolution from 16 examples on, and the graphs with canaries differ there: refused",
