@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from dpcompile.ir.errors import InvalidInput
 from dpcompile.module import PrivateModule, dpcompile
-from dpcompile.training.accountant import KINDS, Accountant
+from dpcompile.training.accountant import Accountant
 from dpcompile.training.adaptive import AdaptiveQuantile
 from dpcompile.training.calibrate import noise_multiplier_for
 from dpcompile.training.checkpoint import load, save
@@ -28,7 +28,7 @@ from dpcompile.training.loader import PrivateLoader, check_loader
 from dpcompile.training.module import PrivateDropIn, PrivateLoss
 from dpcompile.training.noise import GeneratorNoise, Noise, SecureNoise
 from dpcompile.training.optimizer import PrivateOptimizer
-from dpcompile.training.release import Pass, Poisson, Sampling, TruncatedPoisson, checked_rate
+from dpcompile.training.release import Pass, Poisson, Sampling, TruncatedPoisson, checked_rate, whole
 from dpcompile.training.sampling import Draws
 from dpcompile.training.session import Session
 
@@ -219,13 +219,6 @@ def physical(size: Any, pad: bool | None, expected: int, device: torch.device) -
     return whole(size, "physical_batch_size"), is_padded
 
 
-def whole(number: Any, name: str) -> int:
-    """A whole number of at least 1."""
-    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-        raise InvalidInput(f"{name} must be a whole number of at least 1, got {number!r}")
-    return number
-
-
 def usual_size(expected: int) -> int:
     """Three standard deviations above the expected size, in eights: one physical batch nearly always holds a Poisson draw."""
     return -(-int(expected + 3 * expected**0.5) // 8) * 8
@@ -262,6 +255,3 @@ def make_private_with_epsilon(
 ) -> Triple:
     """`PrivacyEngine(...).make_private_with_epsilon(...)`."""
     return PrivacyEngine(accountant=accountant, secure_mode=secure_mode, seed=seed).make_private_with_epsilon(**options)
-
-
-__all__ = ["KINDS", "PrivacyEngine", "make_private", "make_private_with_epsilon"]

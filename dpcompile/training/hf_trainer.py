@@ -27,12 +27,13 @@ from dpcompile.ir.errors import InvalidInput
 from dpcompile.losses import PerExampleLoss
 from dpcompile.module import dpcompile
 from dpcompile.training.calibrate import noise_multiplier_for
-from dpcompile.training.engine import PrivacyEngine, sampling_for, whole
+from dpcompile.training.engine import PrivacyEngine, sampling_for
 from dpcompile.training.hf_arguments import check_arguments, check_budget
 from dpcompile.training.hf_losses import usual_loss
 from dpcompile.training.loader import PrivateLoader, check_loader
 from dpcompile.training.module import PrivateLoss
 from dpcompile.training.optimizer import PrivateOptimizer
+from dpcompile.training.release import whole
 from dpcompile.training.resume import check_continues, continue_run, run_state
 from dpcompile.training.sampling import Draws
 

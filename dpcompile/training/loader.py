@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from dpcompile import torch_private
 from dpcompile.ir.errors import InvalidInput
+from dpcompile.training.release import whole
 from dpcompile.training.sampling import Draws, PhysicalBatches
 from dpcompile.training.session import Physical, Session
 
@@ -117,10 +118,8 @@ def BatchMemoryManager(  # Opacus' name
     *, data_loader: PrivateLoader, max_physical_batch_size: int, optimizer: Any = None
 ) -> Iterator[PrivateLoader]:
     """Opacus' way to say physical_batch_size: at most that many examples at a time until the block ends."""
-    if isinstance(max_physical_batch_size, bool) or not isinstance(max_physical_batch_size, int) or max_physical_batch_size < 1:
-        raise InvalidInput(f"max_physical_batch_size must be a whole number of at least 1, got {max_physical_batch_size!r}")
     before = data_loader.physical.limit
-    data_loader.physical.limit = max_physical_batch_size
+    data_loader.physical.limit = whole(max_physical_batch_size, "max_physical_batch_size")
     try:
         yield data_loader
     finally:

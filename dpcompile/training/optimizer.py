@@ -128,9 +128,8 @@ class PrivateOptimizer(Optimizer):
         return [(name, parameter) for name, parameter in self.private.trainable() if id(parameter) in own]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget gradients; between the physical batches of one logical step there is nothing to forget yet."""
-        if not self.session.sums:
-            self.original_optimizer.zero_grad(set_to_none)
+        """Forget the last step's gradients; the sums of the present one are with the session."""
+        self.original_optimizer.zero_grad(set_to_none)
 
     def get_epsilon(self, delta: float) -> float:
         """Epsilon of all steps so far."""

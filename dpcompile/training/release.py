@@ -118,3 +118,10 @@ def checked_noise(noise_multiplier: Any) -> float:
     if not is_number or not math.isfinite(noise_multiplier) or noise_multiplier < 0:
         raise InvalidInput(f"noise_multiplier must be a finite number of at least 0, got {noise_multiplier!r}")
     return float(noise_multiplier)
+
+
+def whole(number: Any, name: str) -> int:
+    """A whole number of at least 1."""
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise InvalidInput(f"{name} must be a whole number of at least 1, got {number!r}")
+    return number
