@@ -1,11 +1,13 @@
 """What the training layer costs over its floors: `python -m benchmarks.training`.
 
 The floor is the compiled step, the drawing of as many normals, and the optimizer's update, each timed by itself; the layer is
-the same through `make_private`: session, noise into the sums, division, accounting, update. Interleaved in one run, medians.
+the same through `make_private`: session, noise into the sums, division, accounting, update. Interleaved in one run;
+medians, and the median of the ratio within a round.
 """
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -20,8 +22,9 @@ from dpcompile import dpcompile
 from dpcompile.training import PrivacyEngine
 from dpcompile.training.session import Physical
 
-ROUNDS = 40
+ROUNDS = 200
 BATCH = 256
+FLOORS = ("compiled step", "normals", "update")
 
 
 def network(width: int) -> nn.Module:
@@ -49,6 +52,7 @@ def pieces(model: nn.Module) -> dict[str, Callable[[], object]]:
 
     def layer() -> None:
         noisy.session.begin(Physical(noisy.session.completed, BATCH, 0, True, True))
+        noisy.zero_grad()
         module(x, y)
         noisy.step()
 
@@ -61,30 +65,39 @@ def pieces(model: nn.Module) -> dict[str, Callable[[], object]]:
     }
 
 
-def medians(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Median seconds of each call, taken in turns."""
-    samples: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(-3, ROUNDS):
-        for name, call in calls.items():
+def rounds(calls: dict[str, Callable[[], object]]) -> list[dict[str, float]]:
+    """Seconds of each call in every round, in an order that is drawn anew each time."""
+    order, found = list(calls), []
+    generator = random.Random(0)
+    for turn in range(-5, ROUNDS):
+        generator.shuffle(order)
+        seconds = {}
+        for name in order:
             start = time.perf_counter()
-            call()
-            if turn >= 0:
-                samples[name].append(time.perf_counter() - start)
-    return {name: statistics.median(found) for name, found in samples.items()}
+            calls[name]()
+            seconds[name] = time.perf_counter() - start
+        found += [seconds] if turn >= 0 else []
+    return found
+
+
+def row(found: list[dict[str, float]]) -> list[str]:
+    """Medians in ms, and the median and quartiles of layer over floors within a round."""
+    ratios = [seconds["layer"] / sum(seconds[name] for name in FLOORS) for seconds in found]
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    times = [f"{statistics.median(seconds[name] for seconds in found) * 1e3:.2f}" for name in (*FLOORS, "layer")]
+    return [*times, f"{middle:.3f} ({low:.3f} to {high:.3f})"]
 
 
 def main() -> None:
     """Print a row for every model."""
     torch.set_num_threads(1)
     table = Table(title=f"training layer against its floors, B={BATCH}, torch {torch.__version__}, one thread, ms")
-    for column in ("model", "compiled step", "normals", "update", "layer", "layer / floors"):
+    for column in ("model", *FLOORS, "layer", "layer / floors"):
         table.add_column(column, justify="left" if column == "model" else "right")
     models = {"MLP 256": network(256), "MLP 1024": network(1024), "CNN 16": convolutional(16)}
     for name, model in models.items():
-        found = medians(pieces(model))
-        floors = found["compiled step"] + found["normals"] + found["update"]
-        table.add_row(name, *(f"{seconds * 1e3:.2f}" for seconds in found.values()), f"{found['layer'] / floors:.3f}")
-    Console().print(table)
+        table.add_row(name, *row(rounds(pieces(model))))
+    Console(width=120).print(table)
 
 
 if __name__ == "__main__":

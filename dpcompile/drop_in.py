@@ -37,7 +37,7 @@ from dpcompile.batch import Batch, flatten_batch
 from dpcompile.certificate import Certificate
 from dpcompile.cotangents import check_same_draws, cotangent_batch, example_axes
 from dpcompile.ir.errors import InvalidInput
-from dpcompile.parts import handed_out
+from dpcompile.parts import StandIn
 from dpcompile.pipeline import Compiled, Options
 from dpcompile.recall import Recall
 from dpcompile.report.text import Report
@@ -102,7 +102,7 @@ class ClippedBackward(torch.autograd.Function):
         return (None, None, *pending.module.delivered(step))
 
 
-class DropIn(nn.Module):
+class DropIn(StandIn):
     """The model with a private backward; names of parameters, buffers and state are the model's own.
 
     Without autograd (`torch.no_grad()`) it is the model. One forward per backward. `last_step` holds losses
@@ -192,11 +192,11 @@ class DropIn(nn.Module):
         cotangents = tuple(c * size if self.loss_reduction == "mean" else c for c in cotangents)
         prefix = self.prefix(pending.args)
         flat = cotangent_batch(pending.args, pending.kwargs, cotangents, pending.dims, prefix)
+        counted = self.counted(size, flat.tensors[0].device)
         if pending.compiled is None:
             step = self.inner.empty_step(flat)
         else:
             self.inner.max_grad_norm = self.private.max_grad_norm
-            counted = self.counted(size, flat.tensors[0].device)
             with pending.recall.restored():
                 step = self.inner.run(pending.compiled, flat, counted)
             if pending.compiled.runner.random:
@@ -220,31 +220,6 @@ class DropIn(nn.Module):
     def certificate(self) -> Certificate:
         """What was shown of the step behind `backward()`; that the loss is not verified is among the assumptions."""
         return self.inner.certificate((NOT_VERIFIED,))
-
-    def __getattr__(self, name: str) -> Any:
-        """Attributes of the model are the drop-in's too (`module.config`); of its modules and methods see `dpcompile.parts`."""
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if "model" not in self.__dict__.get("_modules", {}):
-                raise
-            return handed_out(getattr(self.model, name), name)
-
-    def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Parameter]]:
-        """The model's own, without a prefix."""
-        return self.model.named_parameters(*args, **kwargs)
-
-    def named_buffers(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, Tensor]]:
-        """The model's own, without a prefix."""
-        return self.model.named_buffers(*args, **kwargs)
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """The model's own state_dict, without a prefix."""
-        return self.model.state_dict(*args, **kwargs)
-
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Load into the model."""
-        return self.model.load_state_dict(*args, **kwargs)
 
 
 def differentiable(outputs: list[Tensor]) -> list[Tensor]:

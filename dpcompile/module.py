@@ -29,7 +29,7 @@ from dpcompile.plan.plan import Plan
 from dpcompile.plan.saved import SavedPlan
 from dpcompile.report.text import Report
 from dpcompile.runtime import BACKENDS, GraphCall, Raw
-from dpcompile.step import Step
+from dpcompile.step import Step, add_up
 from dpcompile.verify import Verification, verify
 
 Loss = nn.Module | Callable[..., Tensor] | None
@@ -260,11 +260,15 @@ class PrivateModule(nn.Module):
         multiplied by B) or a "sum". output_dim: the example axis of the outputs, an int or a pytree prefix. The loss
         is outside and NOT verified: see dpcompile.drop_in. The loss given to dpcompile is not used.
         """
+        return DropIn(self, self.of_cotangents(), loss_reduction, output_dim)
+
+    def of_cotangents(self) -> PrivateModule:
+        """The same for a loss outside, whose gradient with respect to the outputs takes the loss's place."""
         inner = PrivateModule(self.model, cotangent_losses, None, self.kind, "auto", "auto", None, None,
                               self.options.hardware, None, self.options.backend, self.batch_dim)  # fmt: skip
         inner.max_grad_norm = self.max_grad_norm
         inner.options = self.options
-        return DropIn(self, inner, loss_reduction, output_dim)
+        return inner
 
     def verify(
         self, *batch: Any, examples: int = 4, strict: bool = False, mask: Tensor | None = None, **kwargs: Any
@@ -291,9 +295,3 @@ class PrivateModule(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles wait for no backward."""
         return {**self.__dict__, "pending": None}
-
-
-def add_up(total: dict[str, Tensor], gradients: Mapping[str, Tensor]) -> None:
-    """Add one chunk's sums to those before it."""
-    for name, gradient in gradients.items():
-        total[name] = total[name].add_(gradient) if name in total else gradient

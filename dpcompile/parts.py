@@ -103,6 +103,37 @@ def checked(call: Callable[..., Any], name: str) -> Callable[..., Any]:
     return caller
 
 
+class StandIn(nn.Module):
+    """A module that stands for `model`: its attributes, and its names of parameters, buffers and state, without a prefix."""
+
+    model: nn.Module
+
+    def __getattr__(self, name: str) -> Any:
+        """Attributes of the model are this module's too (`module.config`); its submodules and methods are `Part`s."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if "model" not in self.__dict__.get("_modules", {}):
+                raise
+            return handed_out(getattr(self.model, name), name)
+
+    def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Parameter]]:
+        """The model's own, without a prefix."""
+        return self.model.named_parameters(*args, **kwargs)
+
+    def named_buffers(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, Tensor]]:
+        """The model's own, without a prefix."""
+        return self.model.named_buffers(*args, **kwargs)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's own state_dict, without a prefix."""
+        return self.model.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Load into the model."""
+        return self.model.load_state_dict(*args, **kwargs)
+
+
 def tensors_in(tree: Any, depth: int) -> Iterator[Tensor]:
     """Tensors in containers and objects, as far as they can be looked into."""
     if isinstance(tree, Tensor):

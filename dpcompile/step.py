@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -57,3 +58,9 @@ class Step:
         whole = self.unclipped if self.unclipped.dim() == 1 else self.unclipped.all(1)
         count = int(self.counted.sum())
         return float((self.counted & ~whole).sum()) / count if count else 0.0
+
+
+def add_up(total: dict[str, Tensor], gradients: Mapping[str, Tensor]) -> None:
+    """Add one chunk's sums to those before it."""
+    for name, gradient in gradients.items():
+        total[name] = total[name].add_(gradient) if name in total else gradient

@@ -119,7 +119,9 @@ class Accountant:
 
     def statement(self, delta: float) -> str:
         """What may be said of the trained model, with everything that it rests on."""
-        kinds = dict.fromkeys(str(release.sampling) for release, _ in self.ledger.entries)
+        kinds: dict[str, tuple[Sampling, int]] = {}
+        for release, count in self.ledger.entries:
+            kinds[str(release.sampling)] = release.sampling, count + kinds.get(str(release.sampling), (None, 0))[1]
         noises = sorted({release.noise_multiplier for release, _ in self.ledger.entries})
         noise = f"{noises[0]:.6g}" if len(noises) == 1 else f"{noises[0]:.6g} to {noises[-1]:.6g}" if noises else "none"
         name = (
@@ -128,10 +130,10 @@ class Accountant:
             else f"{self.kind.upper()}, dp-accounting {version('dp-accounting')}"
         )
         relation = "zeroing out" if any(isinstance(r.sampling, Pass) for r, _ in self.ledger.entries) else "adding or removing"
-        steps = "passes" if relation == "zeroing out" else "steps"
+        releases = " and ".join(sampling.told(count) for sampling, count in kinds.values()) or "0 steps"
         return (
             f"({rounded_up(self.get_epsilon(delta)):g}, {delta:g})-differentially private under {relation} one example: "
-            f"{len(self.ledger)} {steps} of {' and '.join(kinds) or 'nothing'}, noise multiplier {noise} ({name}). It covers "
+            f"{releases}, noise multiplier {noise} ({name}). It covers "
             "the parameters after every step; choices made by looking at the data (settings, early stopping) are not counted"
         )
 

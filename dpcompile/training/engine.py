@@ -14,7 +14,7 @@ import os
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
@@ -22,18 +22,26 @@ from dpcompile.ir.errors import InvalidInput
 from dpcompile.module import PrivateModule, dpcompile
 from dpcompile.training.accountant import Accountant
 from dpcompile.training.adaptive import AdaptiveQuantile
+from dpcompile.training.arguments import (
+    check_mode,
+    check_names,
+    checked_other,
+    device_of,
+    divisor,
+    physical_rows,
+    sampling_for,
+)
 from dpcompile.training.calibrate import noise_multiplier_for
 from dpcompile.training.checkpoint import load, save
 from dpcompile.training.loader import PrivateLoader, check_loader
 from dpcompile.training.module import PrivateDropIn, PrivateLoss
 from dpcompile.training.noise import GeneratorNoise, Noise, SecureNoise
 from dpcompile.training.optimizer import PrivateOptimizer
-from dpcompile.training.release import Pass, Poisson, Sampling, TruncatedPoisson, checked_rate, whole
+from dpcompile.training.release import Pass
 from dpcompile.training.sampling import Draws
 from dpcompile.training.session import Session
 
 Triple = tuple[Any, PrivateOptimizer, PrivateLoader]
-OTHER_MODES = ("hooks", "functorch", "ew", "auto")
 
 
 class PrivacyEngine:
@@ -49,7 +57,7 @@ class PrivacyEngine:
             raise InvalidInput(
                 "secure_mode=True and seed= exclude each other: seeded noise can be repeated by whoever knows the seed"
             )
-        self.accountant = Accountant(accountant) if isinstance(accountant, str) else Accountant("pld", accountant)
+        self.accountant = Accountant(accountant) if isinstance(accountant, str) else Accountant("pld", checked_other(accountant))
         self.secure_mode, self.seed = secure_mode, seed
         self.made: Triple | None = None
 
@@ -69,6 +77,7 @@ class PrivacyEngine:
         poisson_sampling: bool = True,
         clipping: Any = "flat",
         loss_reduction: str = "mean",
+        output_dim: Any = 0,
         noise_generator: torch.Generator | None = None,
         criterion: Any = None,
         batch_first: bool = True,
@@ -78,30 +87,29 @@ class PrivacyEngine:
         """The private (module, optimizer, data_loader).
 
         module: an ordinary model, for a loop that calls `criterion(module(x), y).backward()`; or what `dpcompile(model, loss)`
-        returned, for `step = module(x, y)` with a loss that is verified. Its parameters stay the user's own.
-        noise_multiplier: standard deviation of the noise in units of the sensitivity. max_grad_norm: clip norm (1.0).
-        expected_batch_size: the public divisor of the sum; the loader's batch_size by default. sample_rate: the probability with
-        which an example is drawn; expected_batch_size / number of examples by default, which reveals that number where it is
-        secret. physical_batch_size: the most examples at a time; larger draws come in several batches with one release.
-        pad_batches: whether each is filled up to exactly that size with rows that count nothing (by default on a GPU).
-        truncated_batch_size: the most examples of one step; of a larger draw a random part is taken, and accounted as that.
-        poisson_sampling=False: the loader's own kind of passes over all examples, accounted without amplification by sampling.
-        clipping: see dpcompile; or AdaptiveQuantile(). loss_reduction: of the criterion outside, "mean" or "sum".
-        noise_generator: a torch generator. criterion, batch_first, grad_sample_mode: Opacus has them; nothing depends on them.
-        The rest goes to dpcompile. Raises InvalidInput for what cannot be accounted; the model is refused at its first batch.
+        returned, for `step = module(x, y)` with a loss that is verified. noise_multiplier: standard deviation of the noise in
+        units of the sensitivity. max_grad_norm: clip norm (1.0). expected_batch_size: the public divisor of the sum; the loader's
+        batch_size by default. sample_rate: the probability with which an example is drawn; expected_batch_size / number of
+        examples by default, which reveals that number. physical_batch_size: the most examples at a time; larger draws come in
+        several batches with one release. pad_batches: whether each is filled up to that size with rows that count nothing (by
+        default on a GPU). truncated_batch_size: the most examples of a step; of a larger draw a random part, accounted as that.
+        poisson_sampling=False: passes over all examples, accounted without amplification. clipping: as for dpcompile, or
+        AdaptiveQuantile(). loss_reduction: of the criterion outside, "mean" or "sum"; output_dim: its inputs' example axis.
+        criterion, batch_first, grad_sample_mode: Opacus has them. The rest goes to dpcompile. Raises InvalidInput.
         """
         check_mode(grad_sample_mode, batch_first)
+        check_names(compile_options, (PrivacyEngine.make_private, dpcompile))
         check_loader(data_loader, poisson_sampling)
-        private = as_private(module, max_grad_norm, clipping, compile_options)
+        private, session = as_private(module, max_grad_norm, clipping, compile_options), Session()
         expected = divisor(expected_batch_size, data_loader)
-        session, noise = Session(), self.noise_for(private, noise_generator)
         sampling = sampling_for(data_loader, expected, sample_rate, truncated_batch_size, poisson_sampling)
         draws = Draws(len(data_loader.dataset), self.accountant.countable(sampling), expected, self.seed)  # type: ignore[arg-type]
-        size, pad = physical(physical_batch_size, pad_batches, expected, device_of(private))
-        loader = PrivateLoader(data_loader, session, draws, expected, size, pad)
+        loader = PrivateLoader(data_loader, session, draws, *physical_rows(physical_batch_size, pad_batches, expected, private))
+        noise = self.noise_for(private, noise_generator)
         wrapped = PrivateOptimizer(optimizer, private, session, draws, noise, self.accountant, noise_multiplier, expected)
         wrapped.set_adaptive(clipping)
-        self.made = training_module(module, private, session, loss_reduction), wrapped, loader
+        outside = None if module is private else (loss_reduction, output_dim)
+        self.made = training_module(private, session, outside), wrapped, loader
         return self.made
 
     def make_private_with_epsilon(
@@ -157,6 +165,8 @@ class PrivacyEngine:
             if generator is not None:
                 raise InvalidInput("secure_mode=True draws from the operating system; leave noise_generator out")
             return SecureNoise()
+        if generator is not None and not isinstance(generator, torch.Generator):
+            raise InvalidInput(f"noise_generator must be a torch.Generator, got {type(generator).__name__}; for an int use seed=")
         return GeneratorNoise(None if self.seed is None else self.seed + 1, generator, device_of(private))
 
 
@@ -177,72 +187,9 @@ def as_private(module: Any, max_grad_norm: float | None, clipping: Any, options:
     return module
 
 
-def training_module(
-    given: nn.Module, private: PrivateModule, session: Session, loss_reduction: str
-) -> PrivateDropIn | PrivateLoss:
-    """What the loop calls."""
-    return PrivateLoss(private, session) if given is private else PrivateDropIn(private, session, loss_reduction, 0)
-
-
-def divisor(expected: Any, loader: DataLoader[Any]) -> int:
-    """The public constant that sums are divided by."""
-    if expected is None:
-        expected = loader.expected_batch_size if isinstance(loader, PrivateLoader) else loader.batch_size
-    if expected is None:
-        raise InvalidInput(
-            "expected_batch_size= is missing, and data_loader has no batch_size to take it from: sums are divided by a "
-            "public constant, never by the number of examples that were drawn"
-        )
-    return whole(expected, "expected_batch_size")
-
-
-def sampling_for(loader: DataLoader[Any], expected: int, rate: Any, limit: Any, poisson: bool) -> Sampling:
-    """How examples are drawn."""
-    count = len(loader.dataset)  # type: ignore[arg-type]
-    if not poisson:
-        if rate is not None or limit is not None:
-            raise InvalidInput(
-                "sample_rate= and truncated_batch_size= are for Poisson sampling; leave them out, or poisson_sampling=False"
-            )
-        return Pass(0)
-    if count == 0 and rate is None:
-        raise InvalidInput("data_loader's dataset is empty")
-    found = checked_rate(expected / count if rate is None else rate)
-    return Poisson(found) if limit is None else TruncatedPoisson(found, count + 1, whole(limit, "truncated_batch_size"))
-
-
-def physical(size: Any, pad: bool | None, expected: int, device: torch.device) -> tuple[int | None, bool]:
-    """The most rows of a physical batch, if there is a limit, and whether all have that many; on a GPU they do by default."""
-    is_padded = device.type == "cuda" if pad is None else pad
-    if size is None:
-        return (usual_size(expected) if is_padded else None), is_padded
-    return whole(size, "physical_batch_size"), is_padded
-
-
-def usual_size(expected: int) -> int:
-    """Three standard deviations above the expected size, in eights: one physical batch nearly always holds a Poisson draw."""
-    return -(-int(expected + 3 * expected**0.5) // 8) * 8
-
-
-def device_of(private: PrivateModule) -> torch.device:
-    """Where the parameters are."""
-    first: Tensor | None = next(iter(parameter for _, parameter in private.trainable()), None)
-    if first is None:
-        raise InvalidInput("module has no parameter that requires grad; there is nothing to train")
-    return first.device
-
-
-def check_mode(grad_sample_mode: str, batch_first: bool) -> None:
-    """Opacus' arguments that have no counterpart here, and several processes, whose sums would be added before the noise."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InvalidInput("WORLD_SIZE is above 1: private training runs in one process so far")
-    if grad_sample_mode not in OTHER_MODES:
-        raise InvalidInput(
-            f"grad_sample_mode={grad_sample_mode!r}: the compiler chooses how norms are computed, and make_private always "
-            "returns (module, optimizer, data_loader); leave grad_sample_mode out and call backward on the loss as usual"
-        )
-    if not batch_first:
-        raise InvalidInput("batch_first=False: say with batch_dim= where the examples lie (batch_dim=1)")
+def training_module(private: PrivateModule, session: Session, outside: tuple[str, Any] | None) -> PrivateDropIn | PrivateLoss:
+    """What the loop calls: with the loss outside (its reduction, the outputs' example axis), or inside."""
+    return PrivateLoss(private, session) if outside is None else PrivateDropIn(private, session, *outside)
 
 
 def make_private(*, accountant: Any = "pld", secure_mode: bool = False, seed: int | None = None, **options: Any) -> Triple:

@@ -55,6 +55,13 @@ class PrivateTraining(Callback):
             raise InvalidInput(
                 f"the LightningModule has no submodule {attribute!r}; name the one that is trained with attribute="
             )
+        if options.get("physical_batch_size") is not None or options.get("pad_batches"):
+            raise InvalidInput(
+                "Lightning ends an epoch after len(loader) batches, so that a step must be one batch: leave physical_batch_size= "
+                "and pad_batches= out, and bound the memory of a large draw with memory_budget= or microbatch="
+            )
+        options.pop("pad_batches", None)
+        options.pop("physical_batch_size", None)
         self.engine = PrivacyEngine(accountant=accountant, secure_mode=secure_mode, seed=seed)
         make = self.engine.make_private_with_epsilon if "target_epsilon" in options else self.engine.make_private
         # Lightning makes the optimizer when training starts, and it takes the place of this one.

@@ -35,9 +35,9 @@ class PrivateLoader(DataLoader[Any]):
     batch up to exactly that size (they contribute nothing), for graphs of fixed shape.
     """
 
-    def __init__(self, like: DataLoader[Any], session: Session, draws: Draws, expected_batch_size: int,
+    def __init__(self, like: DataLoader[Any], session: Session, draws: Draws,
                  physical_batch_size: int | None, pad: bool) -> None:  # fmt: skip
-        self.session, self.draws, self.expected_batch_size = session, draws, expected_batch_size
+        self.session, self.draws, self.expected_batch_size = session, draws, draws.expected
         self.physical = PhysicalBatches(draws, physical_batch_size, pad)
         self.resumed, self.epoch_begin = 0, session.completed
         kept = {name: getattr(like, name) for name in KEPT if hasattr(like, name)}

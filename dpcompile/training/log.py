@@ -49,7 +49,7 @@ class TrainingLog:
 
     def observe(self, session: Session) -> None:
         """Record one logical step."""
-        steps = len(self.optimizer.accountant.ledger)
+        steps = session.completed
         if steps % self.every == 0:
             self.epsilon = self.optimizer.get_epsilon(self.delta)
         row = {

@@ -12,11 +12,25 @@ from torch import Tensor, nn
 from dpcompile.batch import flatten_batch
 from dpcompile.drop_in import DropIn
 from dpcompile.module import PrivateModule
+from dpcompile.parts import StandIn
 from dpcompile.step import Step
 from dpcompile.training.session import Session
 
 
-class PrivateDropIn(DropIn):
+class InTraining(StandIn):
+    """A stand-in within one training. Copies and pickles are the model alone: the training's sums and norms are not private, and
+    a copy has no part in its draws."""
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return model_alone, (self.model,)
+
+
+def model_alone(model: nn.Module) -> nn.Module:
+    """What a copy or a pickle becomes."""
+    return model
+
+
+class PrivateDropIn(InTraining, DropIn):
     """The user's model in the user's loop: `criterion(module(x), y).backward()`, then `optimizer.step()`.
 
     `p.grad` is empty until the optimizer puts the noisy mean there.
@@ -25,21 +39,20 @@ class PrivateDropIn(DropIn):
     session: Session
 
     def __init__(self, private: PrivateModule, session: Session, loss_reduction: str, output_dim: Any) -> None:
-        made = private.as_module(loss_reduction, output_dim)
-        super().__init__(made.private, made.inner, loss_reduction, output_dim)
+        super().__init__(private, private.of_cotangents(), loss_reduction, output_dim)
         self.__dict__["session"] = session
 
     def counted(self, size: int, device: torch.device) -> Tensor:
         """The rows that were drawn, as the loader says."""
-        return self.session.check_unused(size).mask(device)
+        return self.session.ready(size, list(self.inner.trainable())).mask(device)
 
     def delivered(self, step: Step) -> tuple[Tensor | None, ...]:
         """The session keeps the sums; autograd adds nothing to p.grad by itself."""
-        deliver(self.session, step, self.inner.trainable())
+        self.session.add(step)
         return tuple(None for _ in self.inner.trainable())
 
 
-class PrivateLoss(nn.Module):
+class PrivateLoss(InTraining):
     """A compiled step in the user's loop: `step = module(x, y)` does forward, backward and clipping; then `optimizer.step()`.
 
     Without autograd (`torch.no_grad()`) it is the model.
@@ -59,41 +72,12 @@ class PrivateLoss(nn.Module):
         private: PrivateModule = self.__dict__["private"]
         session: Session = self.__dict__["session"]
         flat = flatten_batch(batch, kwargs, private.batch_dim)
-        mask = session.check_unused(flat.size).mask(flat.tensors[0].device)
-        step = private(*batch, mask=mask, **kwargs)
-        deliver(session, step, private.trainable())
+        drawn = session.ready(flat.size, list(private.trainable())).mask(flat.tensors[0].device)
+        step = private.run(private.compiled(flat), flat, drawn)
+        session.add(step)
         self.last_step = replace(step, grads={})
         return self.last_step
 
     def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Parameter]]:
         """Those of model and loss, by the names of the step's gradients."""
         return self.__dict__["private"].named_parameters(*args, **kwargs)
-
-    def named_buffers(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, Tensor]]:
-        """The model's own, without a prefix."""
-        return self.model.named_buffers(*args, **kwargs)
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """The model's own state_dict, without a prefix."""
-        return self.model.state_dict(*args, **kwargs)
-
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Load into the model."""
-        return self.model.load_state_dict(*args, **kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        """Attributes of the model are the module's too (`module.config`)."""
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if "model" not in self.__dict__.get("_modules", {}):
-                raise
-            return getattr(self.model, name)
-
-
-def deliver(session: Session, step: Step, trainable: Iterator[tuple[str, nn.Parameter]]) -> None:
-    """Hand a physical batch's sums to the session. p.grad stays empty until the optimizer has added noise, so that whoever else
-    looks at it, or steps with it, finds nothing that is not private."""
-    session.add(step)
-    for _, parameter in trainable:
-        parameter.grad = None

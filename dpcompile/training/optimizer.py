@@ -25,11 +25,11 @@ from dpcompile.training.adaptive import AdaptiveQuantile
 from dpcompile.training.noise import Noise
 from dpcompile.training.release import Release, checked_noise
 from dpcompile.training.sampling import Draws
-from dpcompile.training.session import Session
+from dpcompile.training.session import Parameters, Session
 
-Parameters = list[tuple[str, torch.nn.Parameter]]
-PIECE = 1 << 16
-"""Normals that are drawn at a time: a quarter of a megabyte of float32, which every cache holds."""
+PIECE, LARGE_PIECE = 1 << 18, 1 << 24
+"""Normals that are drawn at a time: a megabyte of float32, which a processor's caches hold; on other devices 64 MB, since every
+piece is three launches there."""
 
 
 class PrivateOptimizer(Optimizer):
@@ -50,6 +50,7 @@ class PrivateOptimizer(Optimizer):
         self.noise_multiplier, self.expected_batch_size = checked_noise(noise_multiplier), expected_batch_size
         self.adaptive: AdaptiveQuantile | None = None
         self.observers: list[Callable[[Session], None]] = []
+        session.publish(self.released())  # what is in p.grad now is of no step of this training
 
     def __getattr__(self, name: str) -> Any:
         if name == "original_optimizer":
@@ -74,6 +75,15 @@ class PrivateOptimizer(Optimizer):
     def max_grad_norm(self, value: float) -> None:
         self.private.max_grad_norm = value
 
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """What torch's GradScaler asks before it steps: the place to refuse one that is enabled."""
+        raise InvalidInput(
+            "GradScaler skips steps and changes its scale when a single example overflows, which is not private, and what it "
+            "scaled was clipped at another norm than max_grad_norm. Use torch.autocast(dtype=torch.bfloat16), which needs no "
+            "scaling, or GradScaler(enabled=False)"
+        )
+
     def set_adaptive(self, clipping: object) -> None:
         """Let the clip norm follow a quantile, if clipping says so; refuse what the count's noise or the kind does not allow."""
         self.adaptive = clipping if isinstance(clipping, AdaptiveQuantile) else None
@@ -96,6 +106,7 @@ class PrivateOptimizer(Optimizer):
         try:
             self.release()
             self.original_optimizer.step()
+            self.session.publish(self.released())
             for observe in self.observers:
                 observe(self.session)
         finally:
@@ -105,7 +116,8 @@ class PrivateOptimizer(Optimizer):
     @torch.no_grad()
     def release(self) -> None:
         """Account for the step, then put the noisy mean into p.grad."""
-        self.session.check_untouched(self.released())
+        parameters = self.released()
+        self.session.check_untouched(parameters)
         assert self.session.current is not None
         release = Release(self.draws.sampling_of(self.session.current.number), checked_noise(self.noise_multiplier))
         used = (
@@ -118,7 +130,7 @@ class PrivateOptimizer(Optimizer):
         self.accountant.add(release)
         self.session.count()
         deviation = used.deviation(self.session.sensitivity)
-        add_noise(self.released(), self.session.sums, self.noise, deviation, self.expected_batch_size)
+        add_noise(parameters, self.session.sums, self.noise, deviation, self.expected_batch_size)
         if self.adaptive is not None:
             self.max_grad_norm = self.adaptive.next_norm(self.session, self.max_grad_norm, self.noise, self.expected_batch_size)
 
@@ -161,15 +173,20 @@ def add_noise(parameters: Parameters, sums: dict[str, Tensor], noise: Noise, dev
     """
     for members in pieces(parameters, sums):
         targets = [entries(sums[name]) for name, _ in members]
-        for start in range(0, max(len(target) for target in targets), PIECE):
-            parts = [target[start : start + PIECE] for target in targets]
-            drawn = torch.zeros(sum(map(len, parts)), dtype=parts[0].dtype, device=parts[0].device)
-            if deviation:
-                noise.fill(drawn, deviation / divisor)
+        size = piece_size(targets[0])
+        for start in range(0, max(len(target) for target in targets), size):
+            parts = [target[start : start + size] for target in targets]
+            drawn = torch.empty(sum(map(len, parts)), dtype=parts[0].dtype, device=parts[0].device)
+            noise.fill(drawn, deviation / divisor) if deviation else drawn.zero_()
             for part, normals in zip(parts, drawn.split([len(part) for part in parts]), strict=True):
                 torch.add(normals, part, alpha=1 / divisor, out=part)
     for name, parameter in parameters:
         parameter.grad = sums[name].to(parameter.dtype)
+
+
+def piece_size(total: Tensor) -> int:
+    """How many normals are drawn at a time where this sum is."""
+    return PIECE if total.device.type == "cpu" else LARGE_PIECE
 
 
 def entries(total: Tensor) -> Tensor:
@@ -178,14 +195,14 @@ def entries(total: Tensor) -> Tensor:
 
 
 def pieces(parameters: Parameters, sums: dict[str, Tensor]) -> Iterator[Parameters]:
-    """The parameters in groups of one type and device and of at most PIECE entries; a larger one is alone."""
+    """The parameters in groups of one type and device and of at most a piece's entries; a larger one is alone."""
     group: Parameters = []
     for name, parameter in parameters:
         if not sums[name].is_contiguous():
             sums[name] = sums[name].contiguous()
         first = sums[group[0][0]] if group else sums[name]
         size = sum(sums[n].numel() for n, _ in group) + sums[name].numel()
-        if group and (size > PIECE or (first.dtype, first.device) != (sums[name].dtype, sums[name].device)):
+        if group and (size > piece_size(first) or (first.dtype, first.device) != (sums[name].dtype, sums[name].device)):
             yield group
             group = []
         group.append((name, parameter))

@@ -30,6 +30,10 @@ class Poisson:
         """What one step costs."""
         return PoissonSampledDpEvent(self.rate, GaussianDpEvent(noise_multiplier))
 
+    def told(self, count: int) -> str:
+        """So many steps, in words."""
+        return f"{count} {'step' if count == 1 else 'steps'} of {self}"
+
     def __str__(self) -> str:
         return f"Poisson sampling with probability {self.rate:.6g}"
 
@@ -45,6 +49,10 @@ class TruncatedPoisson:
     def event(self, noise_multiplier: float) -> DpEvent:
         """What one step costs."""
         return TruncatedSubsampledGaussianDpEvent(self.dataset_size, self.rate, self.limit, noise_multiplier)
+
+    def told(self, count: int) -> str:
+        """So many steps, in words."""
+        return f"{count} {'step' if count == 1 else 'steps'} of {self}"
 
     def __str__(self) -> str:
         return f"Poisson sampling with probability {self.rate:.6g}, truncated at {self.limit} examples"
@@ -64,6 +72,10 @@ class Pass:
     def event(self, noise_multiplier: float) -> DpEvent:
         """What the pass costs."""
         return GaussianDpEvent(noise_multiplier)
+
+    def told(self, count: int) -> str:
+        """So many passes, in words."""
+        return f"{count} {'pass' if count == 1 else 'passes'} over all examples without sampling"
 
     def __str__(self) -> str:
         return "passes over all examples without sampling"

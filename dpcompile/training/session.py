@@ -6,13 +6,16 @@ backward, their clipped sums are added in float32 or wider, and the optimizer ta
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from dpcompile.ir.errors import InvalidInput
-from dpcompile.step import Step
+from dpcompile.step import Step, add_up
+
+Parameters = list[tuple[str, nn.Parameter]]
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Session:
     is_used: bool = False
     steps: list[Step] = field(default_factory=list)
     sums: dict[str, Tensor] = field(default_factory=dict)
+    published: dict[str, tuple[weakref.ref[Tensor], int]] = field(default_factory=dict)
 
     def begin(self, physical: Physical) -> None:
         """The loader hands out a batch; what an unfinished step has summed is dropped with its first one."""
@@ -65,6 +69,15 @@ class Session:
         if physical.is_first:
             self.clear()
         self.current, self.is_used = physical, False
+
+    def ready(self, size: int, parameters: Parameters) -> Physical:
+        """The batch at hand, before its backward; the last step's gradients are put away. p.grad stays empty until the optimizer
+        has added noise, so that whoever looks at it, or steps with it, finds nothing that is not private."""
+        physical = self.check_unused(size)
+        self.check_left(parameters)
+        for _, parameter in parameters:
+            parameter.grad = None
+        return physical
 
     def check_unused(self, size: int) -> Physical:
         """The batch at hand; refuse any other one, and a second use."""
@@ -93,11 +106,7 @@ class Session:
 
     def add(self, step: Step) -> None:
         """Add what one physical batch contributes."""
-        for name, gradient in step.grads.items():
-            if name in self.sums:
-                self.sums[name].add_(gradient)
-            else:
-                self.sums[name] = gradient
+        add_up(self.sums, step.grads)
         self.steps.append(replace(step, grads={}))
         self.is_used = True
 
@@ -106,9 +115,30 @@ class Session:
         """How far one example moves the sums: the largest clip norm that any of the physical batches was clipped to."""
         return max(step.max_grad_norm for step in self.steps)
 
-    def check_untouched(self, parameters: list[tuple[str, nn.Parameter]]) -> None:
+    def publish(self, parameters: Parameters) -> None:
+        """Remember the noisy gradients, which the next backward may put away."""
+        self.published = {name: (weakref.ref(p.grad), p.grad._version) for name, p in parameters if p.grad is not None}
+
+    def check_left(self, parameters: Parameters) -> None:
+        """Refuse to put away a gradient that is not the last step's own: it is of another backward, and would be lost."""
+        for name, parameter in parameters:
+            left, (known, version) = parameter.grad, self.published.get(name, (None, 0))
+            is_ours = known is not None and known() is left and left is not None and left._version == version
+            if left is not None and not is_ours and bool(left.any()):
+                raise InvalidInput(
+                    f"{name}.grad was set by something else than the last private step, and would be lost: only the clipped sum "
+                    "is released. Put other losses into the loss of each example; if that gradient is not needed, call "
+                    "optimizer.zero_grad() first"
+                )
+
+    def check_untouched(self, parameters: Parameters) -> None:
         """Refuse gradients that are not the session's own: what is released is the clipped sum and nothing else."""
         for name, parameter in parameters:
+            if name not in self.sums:
+                raise InvalidInput(
+                    f"{name} began to require grad behind the backward of this step, so that no sum is known for it. Freeze and "
+                    "unfreeze parameters between optimizer.step() and the next batch"
+                )
             if parameter.grad is not None:
                 raise InvalidInput(
                     f"{name}.grad was set between the private backward and optimizer.step(), but only the clipped sum is "
