@@ -132,21 +132,33 @@ def check_same(joint: JointGraph, other: JointGraph, size: int, condition: Condi
 
 
 def outline(joint: JointGraph) -> list[str]:
-    """The graph as lines that do not depend on names of symbols."""
-    index = {node: i for i, node in enumerate(joint.graph.nodes)}
+    """The graph as lines that do not depend on names of symbols, nor on which tensor a size is read from, or how often."""
+    nodes = [node for node in joint.graph.nodes if not is_size(node)]
+    names = {node: f"%{i}" for i, node in enumerate(nodes)}
+    names |= {node: f"size {size_text(joint, node)}" for node in joint.graph.nodes if is_size(node)}
 
     def text(argument: Any) -> str:
-        mapped = fx.node.map_arg(argument, lambda n: f"%{index[n]}")
+        mapped = fx.node.map_arg(argument, lambda n: names[n])
         return str(mapped)
 
     lines = []
-    for node in joint.graph.nodes:
+    for node in nodes:
         shape = ""
         if isinstance(node.meta.get("val"), Tensor):
             shape = str([size_expression(s).subs(joint.symbol, B) for s in value(node).shape])
         target = constant(joint, node) if node.op == "get_attr" else node.target if node.op != "placeholder" else ""
         lines.append(f"{node.op} {target} {text(node.args)} {text(node.kwargs)} {shape}")
     return lines
+
+
+def is_size(node: fx.Node) -> bool:
+    """Whether a node reads the size of a tensor."""
+    return node.target is torch.ops.aten.sym_size.int
+
+
+def size_text(joint: JointGraph, node: fx.Node) -> str:
+    """A size as an expression in the batch size."""
+    return str(size_expression(node.meta["val"]).subs(joint.symbol, B))
 
 
 def constant(joint: JointGraph, node: fx.Node) -> str:
@@ -160,5 +172,6 @@ def constant(joint: JointGraph, node: fx.Node) -> str:
 
 def first_difference(left: JointGraph, right: JointGraph) -> str:
     """The user's line of the first node at which two captures differ."""
-    pairs = zip(outline(left), outline(right), left.graph.nodes, strict=False)
+    nodes = [node for node in left.graph.nodes if not is_size(node)]
+    pairs = zip(outline(left), outline(right), nodes, strict=False)
     return next((node.meta.get("source_line", "") for a, b, node in pairs if a != b), "")

@@ -18,13 +18,7 @@ from dpcompile.demo.audit import Audited, audit_digits
 from dpcompile.training.audit import chance_of, epsilon_lower_bound, judge
 from dpcompile.training.noise import GeneratorNoise
 
-REFUSED_THERE = pytest.mark.skipif(
-    torch.__version__.startswith("2.11"),
-    reason="torch 2.11 takes another convolution from 16 examples on, and the graphs with canaries differ there: refused",
-)
 
-
-@REFUSED_THERE
 def test_right_training_is_above_zero_and_below_what_is_accounted() -> None:
     found = audit_digits(seed=1)
     assert 0 < found.audit.lower_bound < found.accounted <= 3.0
@@ -57,7 +51,6 @@ def broken(request: pytest.FixtureRequest) -> Iterator[Audited]:
         yield audit_digits(seed=1)
 
 
-@REFUSED_THERE
 def test_broken_training_is_above_what_is_accounted(broken: Audited) -> None:
     assert broken.audit.lower_bound > broken.accounted
 

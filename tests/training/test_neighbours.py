@@ -26,7 +26,7 @@ def backward(triple: Triple) -> None:
 
 @pytest.mark.parametrize("stepped", [False, True])
 def test_another_backward_before_the_private_one_is_refused_rather_than_lost(stepped: bool) -> None:
-    model = network()
+    model: Any = network()
     triple = made(model)
     if stepped:
         backward(triple)
@@ -39,7 +39,7 @@ def test_another_backward_before_the_private_one_is_refused_rather_than_lost(ste
 def test_a_loop_without_zero_grad_trains_on_the_last_noisy_gradient_alone() -> None:
     ends = []
     for forget in (False, True):
-        model = network()
+        model: Any = network()
         triple = made(model)
         for _ in range(3):
             if not forget:
@@ -51,7 +51,7 @@ def test_a_loop_without_zero_grad_trains_on_the_last_noisy_gradient_alone() -> N
 
 
 def test_gradients_of_an_earlier_training_are_forgotten() -> None:
-    model = network()
+    model: Any = network()
     finish(made(model, seed=1), 2)
     assert model[0].weight.grad is not None
     finish(made(model, seed=2), 2)
@@ -59,7 +59,7 @@ def test_gradients_of_an_earlier_training_are_forgotten() -> None:
 
 @pytest.mark.parametrize("is_inside", [False, True])
 def test_copies_and_pickles_are_the_model_alone(is_inside: bool) -> None:
-    model = network()
+    model: Any = network()
     triple = made(dpcompile(model, nn.CrossEntropyLoss()), max_grad_norm=0.3) if is_inside else made(model)
     batch = next(iter(triple[2]))
     triple[0](*batch) if is_inside else nn.functional.cross_entropy(triple[0](batch[0]), batch[1]).backward()
@@ -73,7 +73,7 @@ def test_copies_and_pickles_are_the_model_alone(is_inside: bool) -> None:
 
 
 def test_a_parameter_that_is_unfrozen_in_the_middle_of_a_step_is_refused_by_name() -> None:
-    model = network()
+    model: Any = network()
     model[2].bias.requires_grad_(False)
     triple = made(model)
     backward(triple)
