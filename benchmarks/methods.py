@@ -46,11 +46,29 @@ def ordinary_step(model: nn.Module, total: Callable[[], Tensor]) -> Step:
     return lambda: dict(zip(parameters, torch.autograd.grad(total(), list(parameters.values())), strict=True))
 
 
-def dpcompile_on(backend: str) -> Make:
-    """dpcompile with its own choice of strategies."""
+def loop_of_examples(case: Case, model: nn.Module, x: Tensor, y: Tensor) -> Step:
+    """What a careful user writes without any library: one backward per example, clipped and added in place."""
+    parameters = dict(model.named_parameters())
+
+    def step() -> dict[str, Tensor]:
+        sums = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
+        for example in range(len(x)):
+            loss = case.losses(model, x[example : example + 1], y[example : example + 1]).sum()
+            gradients = torch.autograd.grad(loss, list(parameters.values()))
+            norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))  # as torch's clip_grad_norm_ does
+            factor = (MAX_GRAD_NORM / norm).clamp(max=1.0)
+            for total, gradient in zip(sums.values(), gradients, strict=True):
+                total.addcmul_(gradient, factor)
+        return sums
+
+    return step
+
+
+def dpcompile_on(backend: str, strategy: str = "auto") -> Make:
+    """dpcompile with its own choice of strategies, or by the name of a paper's method."""
 
     def make(case: Case, model: nn.Module, x: Tensor, y: Tensor) -> Step:
-        private = dpcompile(model, loss=case.losses, max_grad_norm=MAX_GRAD_NORM, backend=backend)
+        private = dpcompile(model, loss=case.losses, max_grad_norm=MAX_GRAD_NORM, strategy=strategy, backend=backend)
         return lambda: private(x, y).grads
 
     return make
@@ -67,3 +85,12 @@ METHODS = {
     "Opacus hooks": Method(peers.opacus_hooks),
     "Opacus ghost": Method(peers.opacus_ghost),
 }
+
+PAPERS = ("naive", "multi", "crb", "crb-nd", "crb-unfold", "reweight", "ghost", "mixed-ghost", "bookkeep", "auto")
+"""The founding papers' methods, by the names that dpcompile's strategy= takes."""
+ALL = {
+    **METHODS,
+    "loop of single examples": Method(loop_of_examples),
+    **{name: Method(dpcompile_on("eager", name)) for name in PAPERS},
+}
+"""Everything that can be timed; `make bench` takes METHODS, the experiments choose."""
