@@ -20,6 +20,7 @@ from dpcompile import torch_private
 from dpcompile.ir.errors import DPCompileError
 from dpcompile.ir.graph import JointGraph
 from dpcompile.ir.randomness import has_draws
+from dpcompile.kernels.copies import Copies
 from dpcompile.kernels.fallback import ExampleLoop
 from dpcompile.kernels.traceable import TRACEABLE
 from dpcompile.losses import Program
@@ -131,13 +132,15 @@ class Runner(GraphCall):
 
 def resolve_backend(backend: str, joint: JointGraph, program: nn.Module) -> str:
     """auto: inductor on a GPU, eager on a CPU (where compilation takes longer than most users wait)."""
-    loops = any(isinstance(node.target, ExampleLoop) for node in joint.graph.nodes)
+    untraceable = [node.target for node in joint.graph.nodes if isinstance(node.target, (ExampleLoop, Copies))]
     if backend == "auto":
         on_gpu = any(parameter.is_cuda for parameter in program.parameters())
-        return "inductor" if on_gpu and not loops else "eager"
-    if backend == "inductor" and loops:
-        names = [repr(node.target) for node in joint.graph.nodes if isinstance(node.target, ExampleLoop)]
-        raise DPCompileError(f'backend="inductor" cannot compile {names[0]}, which runs once per example; use backend="eager"')
+        return "inductor" if on_gpu and not untraceable else "eager"
+    if backend == "inductor" and untraceable:
+        why = "runs a copy of the model" if isinstance(untraceable[0], Copies) else "runs once"
+        raise DPCompileError(
+            f'backend="inductor" cannot compile {untraceable[0]!r}, which {why} per example; use backend="eager"'
+        )
     return backend
 
 
