@@ -6,11 +6,13 @@ from typing import Annotated
 
 import typer
 
+from benchmarks.experiments.beltran import EXPERIMENT as BELTRAN
 from benchmarks.experiments.experiment import SIZES
+from benchmarks.experiments.lee_kifer import EXPERIMENT as LEE_KIFER
 from benchmarks.experiments.rochette import EXPERIMENT as ROCHETTE
 from benchmarks.experiments.run import run
 
-EXPERIMENTS = {experiment.name: experiment for experiment in (ROCHETTE,)}
+EXPERIMENTS = {experiment.name: experiment for experiment in (ROCHETTE, LEE_KIFER, BELTRAN)}
 
 
 def main(
