@@ -129,7 +129,7 @@ class PrivateModule(nn.Module):
         for tensors, part in chunks(flat, counted, compiled.plan.microbatch):
             admit_size(compiled, self.program, flat, len(part))
             raw = compiled.runner(tensors, part, limit)
-            add_up(total, raw)
+            raw.add_to(total)
             raws.append(raw.without_sums())
             del raw  # the next chunk must not run beside this one's sums
         self.apply_buffers(raws[0])
@@ -290,12 +290,3 @@ class PrivateModule(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles wait for no backward."""
         return {**self.__dict__, "pending": None}
-
-
-def add_up(total: dict[str, Tensor], raw: Raw) -> None:
-    """Add one chunk's sums to those before it, or the only example's own gradient times its factor."""
-    for name, gradient in raw.gradients.items():
-        total[name] = total[name].add_(gradient) if name in total else gradient
-    factor = raw.clip_factors.item() if raw.own_gradients else 0.0
-    for name, gradient in raw.own_gradients.items():
-        total[name] = total[name].add_(gradient, alpha=factor) if name in total else gradient * factor

@@ -40,6 +40,14 @@ class Raw:
     buffers: dict[str, Tensor]
     own_gradients: dict[str, Tensor] = field(default_factory=dict)
 
+    def add_to(self, total: dict[str, Tensor]) -> None:
+        """Add one chunk's sums to those before it, or the only example's own gradient times its factor."""
+        for name, gradient in self.gradients.items():
+            total[name] = total[name].add_(gradient) if name in total else gradient
+        factor = self.clip_factors.item() if self.own_gradients else 0.0
+        for name, gradient in self.own_gradients.items():
+            total[name] = total[name].add_(gradient, alpha=factor) if name in total else gradient * factor
+
     def without_sums(self) -> Raw:
         """The same without gradients, which another chunk's have been added to."""
         return replace(self, gradients={}, own_gradients={})

@@ -10,7 +10,7 @@ which parameter stands in the way. Parameters are of these kinds, by the contrac
     convolution   a convolution, or several uses of one
     lookup        rows of a table
     reused        several of these that share a parameter
-    other         sums, scales of normalisations, what has no closed form
+    other         sums, scales of normalisations, what has no closed form, or several uses of these
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ METHODS: Final[Mapping[str, Method]] = {
     method.name: method
     for method in (
         Method("naive", "Rochette et al. 2019", of_each("ordinary"), ("scale",), "microbatch", "crb-unfold",
-               "a loop over examples, each a step of the model's own forward and backward"),
+               "a loop over examples, one at a time: the ordinary forward and backward, and its gradient clipped"),
         Method("multi", "Rochette et al. 2019", of_each(), ("reuse",), "one-pass", "crb-unfold",
                "one copy of the parameters for every example, and one batched pass through all copies (vmap)", copies=True),
         Method("crb", "Rochette et al. 2019", of_each(convolution=("grouped-extra",)), ("reuse",), "one-pass", "crb-nd",
@@ -101,7 +101,7 @@ def kind_of(site: Site) -> str:
     kinds = {type(term.contraction) for term in site.terms}
     names = {Dense: "product", Convolution: "convolution", Rows: "lookup"}
     found = {names.get(kind, "other") for kind in kinds}
-    return found.pop() if len(site.terms) == 1 or found == {"convolution"} else "reused"
+    return found.pop() if len(site.terms) == 1 or found in ({"convolution"}, {"other"}) else "reused"
 
 
 def is_gram_smaller(site: Site) -> bool:
