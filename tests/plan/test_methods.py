@@ -11,10 +11,12 @@ import pytest
 import torch
 from captured import Captured, captured, captured_case
 from torch import nn
+from typer.testing import CliRunner
 from zoo_case import squares
 from zoo_layers import Using
 
 from dpcompile import InvalidInput, StrategyError, dpcompile
+from dpcompile.__main__ import app
 from dpcompile.analysis.cuts import find_cuts
 from dpcompile.arguments import SCHEDULES
 from dpcompile.plan.methods import KINDS, METHODS, Method, is_gram_smaller, kind_of, resolve
@@ -217,3 +219,18 @@ def test_reports_and_forecasts_speak_of_the_method(name: str) -> None:
             report.max_batch_size("1 GB")
     else:
         assert report.max_batch_size("1 GB") > 3
+
+
+@pytest.mark.parametrize("name", ["naive", "multi", "ghost"])
+def test_the_command_line_explains_a_method(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "asked.py").write_text(
+        "import torch\n"
+        "def make(batch_size):\n"
+        "    model = torch.nn.Linear(5, 3)\n"
+        "    return model, lambda m, x: m(x).square().sum(1), (torch.randn(batch_size, 5),)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    found = CliRunner().invoke(app, ["explain", "asked:make", "--batch-size", "4", "--strategy", name])
+    assert found.exit_code == 0 and METHODS[name].text in found.output
+    refused = CliRunner().invoke(app, ["explain", "asked:make", "--strategy", "phantom"])
+    assert refused.exit_code == 1 and "no strategy 'phantom'" in refused.output
