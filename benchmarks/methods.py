@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import peers
-from benchmarks.cases import MAX_GRAD_NORM, Case
+from benchmarks.cases import MAX_GRAD_NORM, OURS, Case
 from dpcompile import dpcompile
 from dpcompile.plan.methods import METHODS as PAPERS
 
@@ -87,7 +87,7 @@ METHODS = {
 }
 """What is measured unless something else is asked for."""
 
-LITERATURE = {f"{name} (ours)": Method(dpcompile_on("eager", name)) for name in PAPERS} | {"careful loop": Method(careful_loop)}
+LITERATURE = {name + OURS: Method(dpcompile_on("eager", name)) for name in PAPERS} | {"careful loop": Method(careful_loop)}
 """The methods of the founding papers in this compiler, and the loop that "naive" is measured against; by name only."""
 
 ALL_METHODS = METHODS | LITERATURE
