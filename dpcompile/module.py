@@ -29,7 +29,7 @@ from dpcompile.plan.plan import Plan
 from dpcompile.plan.saved import SavedPlan
 from dpcompile.report.text import Report
 from dpcompile.runtime import BACKENDS, GraphCall, Raw
-from dpcompile.step import Step, add_up
+from dpcompile.step import Step
 from dpcompile.verify import Verification, verify
 
 Loss = nn.Module | Callable[..., Tensor] | None
@@ -129,7 +129,7 @@ class PrivateModule(nn.Module):
         for tensors, part in chunks(flat, counted, compiled.plan.microbatch):
             admit_size(compiled, self.program, flat, len(part))
             raw = compiled.runner(tensors, part, limit)
-            add_up(total, raw.gradients)
+            raw.add_to(total)
             raws.append(raw.without_sums())
             del raw  # the next chunk must not run beside this one's sums
         self.apply_buffers(raws[0])

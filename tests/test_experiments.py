@@ -15,7 +15,7 @@ from benchmarks.experiments.lee_kifer import speed_up
 from benchmarks.experiments.rochette import CLAIMS, straightness
 from benchmarks.experiments.rochette_networks import net
 from benchmarks.experiments.table import judged, markdown, medians
-from benchmarks.methods import ALL
+from benchmarks.methods import ALL_METHODS
 from benchmarks.reference import largest_error, make_reference
 from benchmarks.region_map import RATES
 
@@ -29,7 +29,7 @@ def test_the_grid_of_rochette_has_all_thirty_points_and_both_sweeps() -> None:
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=lambda e: e.name)
 def test_every_method_is_known(experiment: Any) -> None:
-    assert set(experiment.methods) <= set(ALL) and "auto" in experiment.methods
+    assert set(experiment.methods) <= set(ALL_METHODS) and "dpcompile eager" in experiment.methods
 
 
 def test_net_is_the_papers() -> None:
@@ -48,8 +48,8 @@ def test_a_point_is_right_by_the_loop_and_by_the_compiler(experiment: str, point
     given = EXPERIMENTS[experiment].points("small")[point]
     case = Case(given.title, given.make, given.draw, given.example_loss, 3, 1.0, tolerance=given.tolerance)
     reference = make_reference(case)
-    for name in ("loop of single examples", "auto"):
-        step = ALL[name].make(case, case.model("cpu"), *case.batch("cpu"))
+    for name in ("careful loop", "dpcompile eager"):
+        step = ALL_METHODS[name].make(case, case.model("cpu"), *case.batch("cpu"))
         assert largest_error(step(), reference.clipped, reference.clipped_size) < case.tolerance, name
 
 

@@ -14,13 +14,13 @@ from functools import partial
 import torch
 from torch import nn
 
-from benchmarks.cases import Case, floats, per_class
+from benchmarks.cases import OURS, Case, floats, per_class
 from benchmarks.experiments import beltran_networks as networks
 from benchmarks.experiments.beltran_plot import draw
 from benchmarks.experiments.experiment import Claim, Experiment, Medians
 
-METHODS = ("ordinary eager", "ordinary inductor", "dpcompile eager", "dpcompile inductor", "ghost", "bookkeep", "Opacus hooks",
-           "Opacus ghost", "auto")  # fmt: skip
+METHODS = ("ordinary eager", "ordinary inductor", "dpcompile eager", "dpcompile inductor", "ghost" + OURS, "bookkeep" + OURS,
+           "Opacus hooks", "Opacus ghost")  # fmt: skip
 SMALL = ("ViT-Tiny", "ViT-Small", "BiT-R50x1")
 BFLOAT16_TOLERANCE = 0.1
 """Products of bfloat16 operands, in units of one example's contribution; float32 is held to the usual bound."""
@@ -49,7 +49,7 @@ def points(size: str) -> dict[str, Case]:
 def share(row: Medians) -> float:
     """Throughput of the better backend in units of the better ordinary step's."""
     ordinary = min(row[name] for name in ("ordinary eager", "ordinary inductor") if name in row)
-    return ordinary / min(row[name] for name in ("dpcompile eager", "dpcompile inductor") if name in row)
+    return ordinary / min(row[name] for name in ("auto", "dpcompile inductor") if name in row)
 
 
 def is_near(found: Mapping[str, Medians]) -> tuple[bool, str]:

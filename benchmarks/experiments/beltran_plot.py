@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 
 from benchmarks.experiments.table import medians
 
-SHOWN = {"dpcompile inductor": "tab:green", "dpcompile eager": "tab:olive", "bookkeep": "tab:purple", "ghost": "tab:brown",
+SHOWN = {"dpcompile inductor": "tab:green", "auto": "tab:olive", "bookkeep": "tab:purple", "ghost": "tab:brown",
          "Opacus ghost": "tab:orange", "Opacus hooks": "tab:red"}  # fmt: skip
 
 

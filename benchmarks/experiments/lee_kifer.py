@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from benchmarks.cases import Case, floats, per_class
+from benchmarks.cases import OURS, Case, floats, per_class
 from benchmarks.experiments import lee_kifer_networks as networks
 from benchmarks.experiments.experiment import Claim, Experiment, Medians
 from benchmarks.experiments.lee_kifer_plot import draw
@@ -24,7 +24,8 @@ LEAST, MOST = 54, 94
 """Speed-ups over one example at a time that the abstract states, at B=128 on a GPU."""
 Make = Callable[[], nn.Module]
 Draw = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
-METHODS = ("ordinary eager", "loop of single examples", "naive", "reweight", "ghost", "bookkeep", "auto")
+PAPERS = ("naive", "reweight", "ghost", "bookkeep")
+METHODS = ("ordinary eager", "careful loop", *(name + OURS for name in PAPERS), "dpcompile eager")
 
 
 def texts(length: int, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

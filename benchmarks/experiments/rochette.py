@@ -13,7 +13,7 @@ from functools import partial
 
 from torch import nn
 
-from benchmarks.cases import Case, floats, per_class
+from benchmarks.cases import OURS, Case, floats, per_class
 from benchmarks.experiments.experiment import Claim, Experiment, Medians
 from benchmarks.experiments.rochette_networks import alexnet, net, vgg16
 from benchmarks.experiments.rochette_plot import draw
@@ -23,7 +23,8 @@ WIDTH, BATCH = 25, 8
 BATCHES = {"small": (3, 5, 7, 9, 12, 15, 32), "full": (3, 5, 7, 9, 12, 15, 32, 64, 128, 256)}
 SIDES = {"small": 48, "full": 256}
 SWEPT_WIDTH = {"small": 64, "full": 256}
-METHODS = ("ordinary eager", "loop of single examples", "naive", "multi", "crb", "crb-nd", "crb-unfold", "ghost", "auto")
+PAPERS = ("naive", "multi", "crb", "crb-nd", "crb-unfold", "ghost")
+METHODS = ("ordinary eager", "careful loop", *(name + OURS for name in PAPERS), "dpcompile eager")
 
 
 def points(size: str) -> dict[str, Case]:

@@ -18,7 +18,7 @@ from rich.console import Console
 from benchmarks.experiments.experiment import Experiment
 from benchmarks.experiments.table import judged, markdown
 from benchmarks.measure import peak_bytes
-from benchmarks.methods import ALL
+from benchmarks.methods import ALL_METHODS
 from benchmarks.run import CORES, RESULTS, describe_machine
 from benchmarks.worker import Options, at_most, measure_time, on_threads
 
@@ -57,9 +57,9 @@ def run(experiment: Experiment, size: str, rounds: int, only: str, memory: bool,
 def add_memory(methods: dict[str, dict[str, Any]], case: Any, options: Options) -> None:
     """Peak bytes of every method that was timed."""
     for name, row in methods.items():
-        if "median_ms" in row and name in ALL:
+        if "median_ms" in row and name in ALL_METHODS:
             model, batch = case.model(options.device), case.batch(options.device)
-            make = partial(ALL[name].make, case, model, *batch)
+            make = partial(ALL_METHODS[name].make, case, model, *batch)
             with on_threads(1), at_most(options.limit_seconds):
                 row["bytes"] = peak_bytes(make, options.device)
 

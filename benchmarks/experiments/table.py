@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from benchmarks.cases import OURS
 from benchmarks.experiments.experiment import Experiment, Medians
 
+OWN = {"dpcompile eager": "auto", "careful loop": "loop of single examples"}
+"""How the experiments call what `make bench` names otherwise."""
 WITHIN = 1.05
 """auto is to be at most this many times the fastest method of a point."""
 
@@ -13,9 +16,14 @@ WITHIN = 1.05
 def medians(document: dict[str, Any]) -> dict[str, Medians]:
     """{point: {method: ms}} of what could be timed."""
     return {
-        name: {method: row["median_ms"] for method, row in point["methods"].items() if "median_ms" in row}
+        name: {shown(method): row["median_ms"] for method, row in point["methods"].items() if "median_ms" in row}
         for name, point in document["points"].items()
     }
+
+
+def shown(method: str) -> str:
+    """A method's name in these tables: all but the peers and the ordinary steps are graphs of this compiler."""
+    return OWN.get(method, method.removesuffix(OURS))
 
 
 def judged(experiment: Experiment, document: dict[str, Any]) -> list[dict[str, Any]]:
@@ -43,7 +51,7 @@ def fastest(row: Medians) -> float:
 
 def markdown(experiment: Experiment, document: dict[str, Any]) -> str:
     """The table in milliseconds, a line per point; what a method could not do stands below."""
-    machine, methods = document["machine"], document["methods"]
+    machine, methods = document["machine"], list(map(shown, document["methods"]))
     where = machine["accelerator"] or f"{machine['cpu']}, {machine['cores']} cores"
     lines = [
         f"## {experiment.paper}, {document['size']} size", "",
@@ -75,4 +83,16 @@ def failures(document: dict[str, Any]) -> list[str]:
         for method, row in point["methods"].items():
             if "failure" in row:
                 reasons.setdefault((method, row["failure"]), []).append(name)
-    return [f"- {method} at {', '.join(names)}: {why}" for (method, why), names in reasons.items()]
+    return [f"- {shown(method)} at {', '.join(names)}: {why}" for (method, why), names in reasons.items()]
+
+
+def summary(documents: list[dict[str, Any]]) -> str:
+    """What the papers say and what came out, one line per claim, for all experiments that were run."""
+    lines = ["| experiment | machine | claim | here | numbers |", "|---|---|---|---|---|"]
+    for document in documents:
+        where = document["machine"]["accelerator"] or f"{document['machine']['cpu']}, {document['machine']['cores']} cores"
+        head = f"| {document['experiment']}, {document['size']} size | {where}"
+        lines += [
+            f"{head} | {r['claim']} | {'holds' if r['holds'] else '**does not**'} | {r['numbers']} |" for r in document["claims"]
+        ]
+    return "\n".join(lines)

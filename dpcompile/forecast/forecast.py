@@ -127,7 +127,7 @@ class Outlook:
 
     def added_bytes(self, plan: Plan) -> float:
         """What the sums of chunks are added up in: a gradient's size does not depend on the batch."""
-        sums = [node for node in self.rewritten(plan).named("gradient").values() if node is not None]
+        sums = [node for node in self.rewritten(plan).gradients().values() if node is not None]
         return sum(bytes_of_node(node, 1) for node in sums) if plan.is_chunked else 0.0
 
     def rewritten(self, plan: Plan, keep: Keep = nothing) -> JointGraph:

@@ -78,6 +78,10 @@ class JointGraph:
         """All outputs of one kind, by name."""
         return {name: self.output(kind, name) for other, name in self.outputs if other == kind}
 
+    def gradients(self) -> dict[str, fx.Node | None]:
+        """What is returned for every parameter: sums, or the only example's own gradient, which the runtime multiplies."""
+        return {**self.named("gradient"), **self.named("own_gradient")}
+
     def replace_outputs(self, outputs: dict[tuple[str, str], fx.Node | None]) -> None:
         """Return these nodes, in this order, instead of the present outputs."""
         self.outputs = list(outputs)

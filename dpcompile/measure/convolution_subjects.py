@@ -109,7 +109,7 @@ CONVOLUTIONS = (
     ),
     Subject(materialize.GROUPED, IMAGES, images, convolution.materialize_grouped, completed_groups, share=2 * HEAVY),
     Subject(materialize.DEPTHWISE, IMAGES, images, convolution.materialize_grouped, completed_depthwise, share=HEAVY),
-    Subject(EXTRA, IMAGES, images, materialize_extra_dimension, completed_groups, share=HEAVY),
+    Subject(EXTRA, IMAGES, images, materialize_extra_dimension, completed, share=HEAVY),
     Subject(fused.CONVOLUTION, IMAGES, images, convolution.sqnorm_materialized, completed, share=HEAVY),
     Subject(
         sums.UNFOLDED_PRODUCT, IMAGES, unfolded_with_factors, convolution.contract_unfolded, completed_few_groups, share=HEAVY

@@ -6,11 +6,11 @@ A method is what its paper does, site by site. Where the paper itself forms a pa
 of normalisations), the table says "materialize"; where the paper has no way, the method does not apply to the model and says
 which parameter stands in the way. Parameters are of these kinds, by the contractions that their gradients come from:
 
-    product       one matrix product, or several (reuse)
-    convolution   one convolution, or several
+    product       a matrix product
+    convolution   a convolution, or several uses of one
     lookup        rows of a table
-    tied          contractions of different kinds
-    other         sums, scales of normalisations, what has no closed form
+    reused        several of these that share a parameter
+    other         sums, scales of normalisations, what has no closed form, or several uses of these
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dpcompile.ir.site import Convolution, Cut, Dense, Rows, Site
 from dpcompile.strategies import NORMS, SUMS
 from dpcompile.strategies.reweight import REWEIGHT
 
-KINDS: Final = ("product", "convolution", "lookup", "tied", "other")
+KINDS: Final = ("product", "convolution", "lookup", "reused", "other")
 Norms = Mapping[str, tuple[str, ...]]
 
 
@@ -65,7 +65,7 @@ def of_each(materialized: str = "materialize", **others: tuple[str, ...]) -> Nor
     return MappingProxyType({**dict.fromkeys(KINDS, (materialized,)), **others})
 
 
-GHOST: Final = of_each(product=("outer", "gram", "cross"), convolution=("gram",), lookup=("rows", "cross"), tied=("cross",))
+GHOST: Final = of_each(product=("outer", "gram"), convolution=("gram",), lookup=("rows",), reused=("cross",))
 MIXED: Final = of_each(
     product=("outer", "gram", "materialize"), convolution=("gram", "materialize"), lookup=("rows", "materialize")
 )
@@ -74,7 +74,7 @@ METHODS: Final[Mapping[str, Method]] = {
     method.name: method
     for method in (
         Method("naive", "Rochette et al. 2019", of_each("ordinary"), ("scale",), "microbatch", "crb-unfold",
-               "a loop over examples, each a step of the model's own forward and backward"),
+               "a loop over examples, one at a time: the ordinary forward and backward, and its gradient clipped"),
         Method("multi", "Rochette et al. 2019", of_each(), ("reuse",), "one-pass", "crb-unfold",
                "one copy of the parameters for every example, and one batched pass through all copies (vmap)", copies=True),
         Method("crb", "Rochette et al. 2019", of_each(convolution=("grouped-extra",)), ("reuse",), "one-pass", "crb-nd",
@@ -101,11 +101,11 @@ def kind_of(site: Site) -> str:
     kinds = {type(term.contraction) for term in site.terms}
     names = {Dense: "product", Convolution: "convolution", Rows: "lookup"}
     found = {names.get(kind, "other") for kind in kinds}
-    return found.pop() if len(found) == 1 else "tied"
+    return found.pop() if len(site.terms) == 1 or found in ({"convolution"}, {"other"}) else "reused"
 
 
 def is_gram_smaller(site: Site) -> bool:
-    """2 T^2 <= p d for every use: two Gram matrices take no more memory than the gradient (Bu et al. 2022).
+    """2 T^2 <= p d at every use: two Gram matrices take no more memory than the gradient (Bu et al. 2022).
 
     Per group, for groups multiply both sides alike.
     """
@@ -139,14 +139,13 @@ def check_cuts(method: Method, sites: Sequence[Site], cuts: Sequence[Cut]) -> No
 
 def way(method: Method, site: Site) -> tuple[str, str]:
     """The first norm that can be applied, with the first sum that fits it."""
-    reasons = []
+    reason: str | None = ""
     for norm in method.norms_for(site):
         reason = None if norm == "ordinary" else NORMS[norm].declines(site)
         if reason is None:
             return norm, next(total for total in method.sums if fits(site, norm, total))
-        reasons.append(f"{norm}: {reason}")
     raise StrategyError(
-        f'strategy="{method.name}" does not apply to {site.parameter}: {"; ".join(reasons)}. '
+        f'strategy="{method.name}" does not apply to {site.parameter} by {norm}: {reason}. '
         f'Use strategy="{method.instead}", or choose for this parameter: strategy={{"{site.parameter}": "materialize"}}'
     )
 
