@@ -18,6 +18,7 @@ from fuzz import tally
 from typer.testing import CliRunner
 
 from benchmarks import families
+from benchmarks.experiments.table import summary
 from benchmarks.region_map import markdown, points
 from benchmarks.table import overview
 from dpcompile import MixedExamplesError
@@ -29,6 +30,7 @@ README = ROOT / "README.md"
 RESULTS = ROOT / "benchmarks" / "results" / "intel-r-xeon-r-processor-2-cores.json"
 PEAKS = ROOT / "benchmarks" / "results" / "intel-r-xeon-r-processor-2-cores-peaks.md"
 COST = ROOT / "benchmarks" / "results" / "intel-r-xeon-r-processor-2-cores-cost.md"
+EXPERIMENTS = sorted(p for name in ("rochette", "lee-kifer", "beltran") for p in (ROOT / "benchmarks/results").glob(f"{name}-*.json"))
 FUZZ = ROOT / "benchmarks" / "results" / "fuzz.json"
 PINNED = importlib.metadata.version("torch").split("+")[0] == "2.13.0"
 REFUSED = """import torch
@@ -85,6 +87,7 @@ def outputs() -> dict[str, str]:
         "families": families.markdown(json.loads(families.RESULTS.read_text(encoding="ascii"))),
         "fuzz": tally.markdown(json.loads(FUZZ.read_text(encoding="ascii"))),
         "regions": markdown(points(HARDWARE["p100"])),
+        "papers": summary([json.loads(path.read_text(encoding="ascii")) for path in EXPERIMENTS]),
         "measured": overview(json.loads(RESULTS.read_text(encoding="ascii"))["workloads"]),
     }
 
