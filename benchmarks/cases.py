@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from benchmarks import models
 
 MAX_GRAD_NORM = 1.0
+OURS = " (ours)"  # a method of the literature in this compiler: neither its own choice nor a peer
 AGAIN = " (A/A)"  # the same step under a second name: what noise alone does to a ratio
 
 

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import peers
-from benchmarks.cases import MAX_GRAD_NORM, Case
+from benchmarks.cases import MAX_GRAD_NORM, OURS, Case
 from dpcompile import dpcompile
+from dpcompile.plan.methods import METHODS as PAPERS
 
 Step = Callable[[], Mapping[str, Tensor]]
 Make = Callable[[Case, nn.Module, Tensor, Tensor], Step]
@@ -46,14 +47,31 @@ def ordinary_step(model: nn.Module, total: Callable[[], Tensor]) -> Step:
     return lambda: dict(zip(parameters, torch.autograd.grad(total(), list(parameters.values())), strict=True))
 
 
-def dpcompile_on(backend: str) -> Make:
-    """dpcompile with its own choice of strategies."""
+def dpcompile_on(backend: str, strategy: str = "auto") -> Make:
+    """dpcompile with its own choice of strategies, or with a method of the literature."""
 
     def make(case: Case, model: nn.Module, x: Tensor, y: Tensor) -> Step:
-        private = dpcompile(model, loss=case.losses, max_grad_norm=MAX_GRAD_NORM, backend=backend)
+        private = dpcompile(model, loss=case.losses, max_grad_norm=MAX_GRAD_NORM, strategy=strategy, backend=backend)
         return lambda: private(x, y).grads
 
     return make
+
+
+def careful_loop(case: Case, model: nn.Module, x: Tensor, y: Tensor) -> Step:
+    """What a careful user would write: one backward per example, its norm, and its gradient times the factor added up."""
+    parameters = dict(model.named_parameters())
+
+    def step() -> dict[str, Tensor]:
+        total: dict[str, Tensor] = {}
+        for index in range(len(x)):
+            loss = case.losses(model, x[index : index + 1], y[index : index + 1]).sum()
+            gradients = torch.autograd.grad(loss, list(parameters.values()))
+            factor = min(1.0, MAX_GRAD_NORM / float(nn.utils.get_total_norm(gradients)))
+            for name, gradient in zip(parameters, gradients, strict=True):
+                total[name] = total[name].add_(gradient, alpha=factor) if name in total else gradient * factor
+        return total
+
+    return step
 
 
 METHODS = {
@@ -67,3 +85,9 @@ METHODS = {
     "Opacus hooks": Method(peers.opacus_hooks),
     "Opacus ghost": Method(peers.opacus_ghost),
 }
+"""What is measured unless something else is asked for."""
+
+LITERATURE = {name + OURS: Method(dpcompile_on("eager", name)) for name in PAPERS} | {"careful loop": Method(careful_loop)}
+"""The methods of the founding papers in this compiler, and the loop that "naive" is measured against; by name only."""
+
+ALL_METHODS = METHODS | LITERATURE

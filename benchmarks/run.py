@@ -26,7 +26,7 @@ import typer
 from rich.console import Console
 
 from benchmarks.cases import CASES
-from benchmarks.methods import METHODS
+from benchmarks.methods import ALL_METHODS, METHODS
 from benchmarks.table import markdown, notes, overview, rich_table, rows_of
 from benchmarks.worker import Options, as_json
 
@@ -37,7 +37,7 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 
 def main(
     workload: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(CASES)}; repeatable.")] = None,
-    method: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(METHODS)}; repeatable.")] = None,
+    method: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(ALL_METHODS)}; repeatable.")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds; published numbers take 15 or more.")] = 15,
     memory: Annotated[bool, typer.Option(help="Measure peak memory too.")] = True,
     device: Annotated[str, typer.Option(help="cpu or cuda; cuda if there is one.")] = "",
@@ -47,7 +47,7 @@ def main(
     """Measure, print the tables, and write JSON and Markdown."""
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     threads = (1,) if device == "cuda" or CORES == 1 else (1, CORES)
-    names = chosen(method, METHODS, always=["ordinary eager"])
+    names = chosen(method, ALL_METHODS if method else METHODS, always=["ordinary eager"])
     options = Options("", tuple(names), rounds, threads, device, limit_seconds)
     machine = describe_machine(device)
     console = Console(width=120)

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from benchmarks.cases import AGAIN, CASES, Case
+from benchmarks.cases import AGAIN, CASES, OURS, Case
 
 Methods = Mapping[str, Mapping[str, Any]]
 COLUMNS = ("method", "threads", "ms", "x unit", "MB", "x memory", "largest error")
@@ -68,7 +68,10 @@ def best(rows: list[Row], is_ours: bool) -> Row | None:
     rivals = [
         row
         for row in rows
-        if row.ratio is not None and not row.name.startswith("ordinary") and row.name.startswith("dpcompile") == is_ours
+        if row.ratio is not None
+        and not row.name.startswith("ordinary")
+        and not row.name.endswith(OURS)
+        and row.name.startswith("dpcompile") == is_ours
     ]
     return min(rivals, key=lambda row: row.ratio or 0.0, default=None)
 

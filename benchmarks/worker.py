@@ -22,7 +22,7 @@ import torch._inductor.config as inductor_config
 
 from benchmarks.cases import AGAIN, CASES, Case
 from benchmarks.measure import Step, interleaved, peak_bytes, seconds_of, summary
-from benchmarks.methods import METHODS
+from benchmarks.methods import ALL_METHODS
 from benchmarks.reference import TOLERANCE, Reference, largest_error, make_reference
 
 
@@ -50,7 +50,7 @@ def main() -> None:
 
 def measure_memory(case: Case, options: Options) -> dict[str, Any]:
     """{"bytes": peak} of one method, at one thread."""
-    method = METHODS[str(options.memory_of)]
+    method = ALL_METHODS[str(options.memory_of)]
     model, batch = case.model(options.device), case.batch(options.device)
     with on_threads(1), at_most(options.limit_seconds):
         return {"bytes": peak_bytes(lambda: method.make(case, model, *batch), options.device)}
@@ -69,7 +69,7 @@ def measure_time(case: Case, options: Options) -> dict[str, Any]:
             lines = str(failure).strip().splitlines() or [""]
             results[name]["failure"] = f"{type(failure).__name__}: {lines[0]}"[:200]
             say(f"  {name}: n/a, {results[name]['failure']}")
-    again = {name + AGAIN: steps[name] for name in steps if not METHODS[name].is_private}
+    again = {name + AGAIN: steps[name] for name in steps if not ALL_METHODS[name].is_private}
     for name, samples in interleaved(steps | again, options.rounds, options.device).items():
         results.setdefault(name, {"threads": (steps | again)[name][1]}).update(summary(samples))
     return {"methods": results, "share_clipped": reference.share_clipped}
@@ -78,7 +78,7 @@ def measure_time(case: Case, options: Options) -> dict[str, Any]:
 def prepare(case: Case, name: str, reference: Reference, options: Options, result: dict[str, Any]) -> tuple[Step, int]:
     """Make and check a step per thread count and keep the faster; generated code fixes its thread count."""
     tried: list[tuple[float, int, Step]] = []
-    method = METHODS[name]
+    method = ALL_METHODS[name]
     for threads in options.threads:
         with on_threads(threads), at_most(options.limit_seconds):
             step = method.make(case, case.model(options.device), *case.batch(options.device))

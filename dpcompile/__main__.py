@@ -14,6 +14,7 @@ import typer
 from dpcompile import HARDWARE, DPCompileError, InvalidInput, dpcompile
 from dpcompile.capture import user_line
 from dpcompile.clip.rule import KINDS
+from dpcompile.plan.methods import METHODS
 
 app = typer.Typer(
     help="Compile PyTorch models for differentially private training.",
@@ -63,6 +64,7 @@ def explain(
     batch_size: Annotated[int, typer.Option(min=1, help="Examples per step that the plan is made for.")] = 64,
     max_grad_norm: Annotated[float, typer.Option(help="The clip norm C.")] = 1.0,
     clipping: Annotated[str, typer.Option(help=f"The kind of clipping: {', '.join(KINDS)}.")] = "flat",
+    strategy: Annotated[str, typer.Option(help=f"auto, a method ({', '.join(METHODS)}) or a norm strategy.")] = "auto",
     hardware: Annotated[str | None, typer.Option(help=f"Plan for one of {', '.join(HARDWARE)}.")] = None,
     memory_budget: Annotated[str | None, typer.Option(help='What the step may need, for example "2 GB".')] = None,
     output: Annotated[Path | None, typer.Option(help="Also write the report here: .html, .json or .txt.")] = None,
@@ -76,6 +78,7 @@ def explain(
             loss=loss,
             max_grad_norm=max_grad_norm,
             clipping=clipping,
+            strategy=strategy,
             hardware=hardware,
             memory_budget=memory_budget,
             example_batch=batch,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from dpcompile.clip.kind import SMALLEST_NORM, Kind
-from dpcompile.clip.rule import Rule
+from dpcompile.clip.rule import Rule, check_one_backward
 from dpcompile.cost.hardware import Hardware, named
 from dpcompile.ir.errors import InvalidInput, StrategyError
 from dpcompile.measure.cache import load, nearest_row
+from dpcompile.plan.methods import method_of
 from dpcompile.plan.plan import Plan
 from dpcompile.plan.saved import SavedPlan, load_plan
 
@@ -71,6 +73,47 @@ def chunk_size(schedule: str, microbatch: Any) -> int | None:
         raise StrategyError('schedule="one-pass" takes the whole batch at once; use schedule="microbatch" for chunks')
     chunk = None if microbatch is None else int(microbatch)
     return chunk or 1 if schedule == "microbatch" else chunk
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What of the plan the user leaves open: strategies, schedule, chunk size, and the plan that says them, if one was given."""
+
+    strategy: Any
+    schedule: str
+    microbatch: int | None
+    plan: SavedPlan | None
+
+
+def resolved(plan: Plan | SavedPlan | str | Path | None, strategy: Any, schedule: str, microbatch: Any, kind: Kind) -> Asked:
+    """The arguments that speak of the plan, checked against one another."""
+    given = given_plan(plan, strategy, schedule)
+    schedule, microbatch = method_schedule(strategy, schedule, microbatch, kind)
+    chunk = chunk_size(schedule, given.microbatch if given is not None and microbatch is None else microbatch)
+    wanted = given.strategies() if given is not None else strategy
+    check_one_backward(kind, schedule, wanted)
+    return Asked(wanted, schedule, chunk, given)
+
+
+def method_schedule(strategy: Any, schedule: str, microbatch: Any, kind: Kind) -> tuple[str, Any]:
+    """Schedule and chunk size with what a method of the literature says about them; StrategyError where the two disagree."""
+    method = method_of(strategy)
+    if method is None or schedule not in SCHEDULES:
+        return schedule, microbatch
+    if schedule not in ("auto", "microbatch", method.schedule):
+        raise StrategyError(
+            f'strategy="{method.name}" is a method with schedule="{method.schedule}"; leave schedule="{schedule}" out'
+        )
+    if method.schedule == "microbatch" and microbatch not in (None, 1):
+        raise StrategyError(f'strategy="{method.name}" takes one example at a time; leave microbatch={microbatch!r} out')
+    if method.schedule == "two-pass" and kind.is_grouped:
+        raise StrategyError(
+            f'strategy="{method.name}" cannot be used with clipping="{kind.name}": a second backward multiplies what flows to '
+            'all parameters by one factor, and here every group has its own. Use strategy="bookkeep", which runs backward once'
+        )
+    if schedule == "microbatch" and microbatch is None:
+        microbatch = 1
+    return method.schedule if method.schedule != "one-pass" else schedule, microbatch
 
 
 def given_plan(plan: Plan | SavedPlan | str | Path | None, strategy: Any, schedule: str) -> SavedPlan | None:

@@ -110,7 +110,7 @@ def certificate(compiled: Compiled, max_grad_norm: float, assumed: Sequence[str]
 
 def names_of(compiled: Compiled) -> list[str]:
     """All trained parameters, also those without a gradient path."""
-    return list(compiled.joint.named("gradient"))
+    return list(compiled.joint.gradients())
 
 
 def digest(stage: Stage) -> dict[str, Any]:

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from dpcompile.arguments import check_no_mask, chunk_size, clip_norm, given_plan, hardware_row, step_norm, zero_gradient
+from dpcompile.arguments import check_no_mask, clip_norm, hardware_row, resolved, step_norm, zero_gradient
 from dpcompile.batch import Batch, checked_mask, chunks, flatten_batch, traced_batch
 from dpcompile.certificate import Certificate, certificate
 from dpcompile.clip.kind import Kind
-from dpcompile.clip.rule import Rule, check_one_backward, kind_of, rule_of
+from dpcompile.clip.rule import Rule, kind_of, rule_of
 from dpcompile.cost.hardware import Hardware
 from dpcompile.cotangents import cotangent_losses
 from dpcompile.drop_in import DropIn, Pending
@@ -60,15 +60,16 @@ def dpcompile(
     "automatic", "normalized", "psac", "global", "per-layer", or an object: Automatic(stability=), PSAC(r=), Global(threshold=),
     GroupWise({name or glob: C_k}), which says the clip norms itself; see dpcompile.clip.kinds.
     strategy: "auto"; "autotune" (ways that are predicted within 20 % of the best are measured here, and what was found is
-    kept); one norm strategy; or {parameter or glob: norm or (norm, sum)}. schedule: "auto", "one-pass", "two-pass" (backward
-    runs a second time, on losses times clip factors) or "microbatch" (chunks of at most `microbatch` examples, sums added).
-    plan: a plan of another module, or the file that one was saved to; it takes the
-    place of strategy and schedule, and must fit the model. hardware: a name in HARDWARE or a row, for planning; by default what
-    `python -m dpcompile calibrate` has measured, or the nearest row of the table. memory_budget: bytes, or a text such as
-    "2 GB", that the step may need beyond model and batch; larger batches than the first run in chunks. backend: "eager",
-    "inductor" or "auto" (inductor on a GPU). batch_dim: where the examples lie, an int or a pytree prefix with None for
-    shared tensors. example_batch: trace now instead of at the first call. check_examples: whether tracing also checks on
-    numbers, with a few examples made from the batch, that none of them influences another.
+    kept); one norm strategy; {parameter or glob: norm or (norm, sum)}; or a method of the literature, which says the schedule
+    too: "naive", "multi", "crb", "crb-nd", "crb-unfold", "reweight", "ghost", "mixed-ghost", "bookkeep"; see
+    dpcompile.plan.methods. schedule: "auto", "one-pass", "two-pass" (backward runs a second time, on losses times clip
+    factors) or "microbatch" (chunks of at most `microbatch` examples, sums added). plan: a plan of another module, or the file
+    that one was saved to; it takes the place of strategy and schedule, and must fit the model. hardware: a name in HARDWARE or
+    a row, for planning; by default what `python -m dpcompile calibrate` has measured, or the nearest row of the table.
+    memory_budget: bytes, or a text such as "2 GB", that the step may need beyond model and batch; larger batches than the
+    first run in chunks. backend: "eager", "inductor" or "auto" (inductor on a GPU). batch_dim: where the examples lie, an int
+    or a pytree prefix with None for shared tensors. example_batch: trace now instead of at the first call. check_examples:
+    whether tracing also checks on numbers, with a few examples made from the batch, that none of them influences another.
 
     Raises InvalidInput and StrategyError here; BudgetError and the refusals of tracing and analysis come with the first
     call.
@@ -93,15 +94,13 @@ class PrivateModule(nn.Module):
         if backend not in BACKENDS:
             raise StrategyError(f"backend={backend!r} does not exist; use one of {', '.join(BACKENDS)}")
         self.max_grad_norm = clip_norm(max_grad_norm, kind)
-        given = given_plan(plan, strategy, schedule)
-        self.microbatch = chunk_size(schedule, given.microbatch if given is not None and microbatch is None else microbatch)
+        asked = resolved(plan, strategy, schedule, microbatch, kind)
+        self.microbatch = asked.microbatch
         self.batch_dim = batch_dim
-        wanted = given.strategies() if given is not None else strategy
-        check_one_backward(kind, schedule, wanted)
         if strategy == "autotune" and hardware is not None:
             raise StrategyError('strategy="autotune" measures this machine; leave hardware= out, or use strategy="auto"')
         row, note = hardware_row(hardware, model)
-        self.options = Options(wanted, schedule, self.microbatch, row, backend, given,
+        self.options = Options(asked.strategy, asked.schedule, asked.microbatch, row, backend, asked.plan,
                                None if memory_budget is None else bytes_of(memory_budget), note, check_examples,
                                kind)  # fmt: skip
         self.rule()  # groups that do not fit the model are refused here
@@ -130,7 +129,7 @@ class PrivateModule(nn.Module):
         for tensors, part in chunks(flat, counted, compiled.plan.microbatch):
             admit_size(compiled, self.program, flat, len(part))
             raw = compiled.runner(tensors, part, limit)
-            add_up(total, raw.gradients)
+            raw.add_to(total)
             raws.append(raw.without_sums())
             del raw  # the next chunk must not run beside this one's sums
         self.apply_buffers(raws[0])

@@ -31,9 +31,11 @@ from dpcompile.ir.verifier import check
 from dpcompile.losses import Program, check_target
 from dpcompile.measure.tune import Tuned, tune
 from dpcompile.passes import PIPELINE
+from dpcompile.passes.copies import check_copies, emit_copies
 from dpcompile.passes.narrow_backward import narrow_backward
 from dpcompile.passes.order import order_nodes
 from dpcompile.passes.per_example_gradients import emit_per_example_gradients
+from dpcompile.plan.methods import method_of, resolve
 from dpcompile.plan.plan import Plan
 from dpcompile.plan.saved import SavedPlan
 from dpcompile.plan.select import Wanted
@@ -74,7 +76,8 @@ class Recorder:
 
     def keep_attempt(self, name: str, joint: JointGraph) -> None:
         """Record a rewrite; an attempt with another plan takes the place of the one before."""
-        if name == PIPELINE[0].__name__:
+        begins = emit_copies.__name__ if self.stages[-1].name == emit_copies.__name__ else PIPELINE[0].__name__
+        if name in (begins, emit_copies.__name__):
             del self.stages[ANALYSED:]
         self.keep(name, joint)
 
@@ -182,12 +185,17 @@ def compiled_step(program: Program, batch: Batch, options: Options) -> Compiled:
     source = Source(joint, found.sites, () if rule.groups else found.cuts, rule)  # a second backward scales all groups alike
     eager = runs_eagerly(options, batch)
     tuned = tuned_for(source, batch.size, options)
-    strategy = options.strategy if tuned is None else "auto"
-    outlook = Outlook(source, options.hardware, strategy, options.microbatch, eager, options.schedule, tuned)
+    method = method_of(options.strategy)
+    strategy = resolve(method, found.sites, source.cuts) if method else options.strategy if tuned is None else "auto"
+    copies = method.copies if method else options.plan is not None and options.plan.copies
+    if copies:
+        check_copies(joint, list(found.sites))
+    outlook = Outlook(source, options.hardware, strategy, options.microbatch, eager, options.schedule, tuned, copies)
     plan = outlook.plan(batch.size, options.hardware, options.memory_budget, recorder.keep_attempt)
     rewritten = outlook.final(plan, recorder.keep_attempt)
     runner = Runner(rewritten, program, options.backend)
-    notes = (*joint.notes, *joint.constants, *([options.note] if options.note else []), *(tuned.notes if tuned else ()))
+    said = [text for text in (str(method or ""), options.note) if text]
+    notes = (*joint.notes, *joint.constants, *said, *(tuned.notes if tuned else ()))
     return Compiled(rewritten, plan, tuple(recorder.stages), runner, unused, notes, outlook, found.evidence)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from dpcompile import torch_private
 from dpcompile.ir.errors import DPCompileError
 from dpcompile.ir.graph import JointGraph
 from dpcompile.ir.randomness import has_draws
+from dpcompile.kernels.copies import Copies
 from dpcompile.kernels.fallback import ExampleLoop
 from dpcompile.kernels.traceable import TRACEABLE
 from dpcompile.losses import Program
@@ -29,7 +30,7 @@ BACKENDS = ("eager", "inductor", "auto")
 
 @dataclass(frozen=True)
 class Raw:
-    """What one run of the graph returns, by role."""
+    """What one run of the graph returns, by role; own_gradients of a batch of one still lack the clip factor."""
 
     losses: Tensor
     norms: Tensor
@@ -37,10 +38,19 @@ class Raw:
     nonfinite: Tensor
     gradients: dict[str, Tensor]
     buffers: dict[str, Tensor]
+    own_gradients: dict[str, Tensor] = field(default_factory=dict)
+
+    def add_to(self, total: dict[str, Tensor]) -> None:
+        """Add one chunk's sums to those before it, or the only example's own gradient times its factor."""
+        for name, gradient in self.gradients.items():
+            total[name] = total[name].add_(gradient) if name in total else gradient
+        factor = self.clip_factors.item() if self.own_gradients else 0.0
+        for name, gradient in self.own_gradients.items():
+            total[name] = total[name].add_(gradient, alpha=factor) if name in total else gradient * factor
 
     def without_sums(self) -> Raw:
         """The same without gradients, which another chunk's have been added to."""
-        return replace(self, gradients={})
+        return replace(self, gradients={}, own_gradients={})
 
 
 class GraphCall:
@@ -101,15 +111,16 @@ class Runner(GraphCall):
         """One call of the graph."""
         named = self.outputs(*tensors, mask, max_grad_norm)
         gradients = {name: v for (kind, name), v in named.items() if kind == "gradient"}
+        own = {name: v for (kind, name), v in named.items() if kind == "own_gradient"}
         buffers = {name: v for (kind, name), v in named.items() if kind == "buffer"}
         losses, norms, factors, nonfinite = (named[k, ""] for k in ("losses", "norms", "clip_factors", "nonfinite"))
-        return Raw(losses, norms, factors, nonfinite, gradients, buffers)
+        return Raw(losses, norms, factors, nonfinite, gradients, buffers, own)
 
     def without(self, raw: Raw, bad: Tensor, tensors: Sequence[Tensor], mask: Tensor, max_grad_norm: Tensor,
                 state: Any) -> Raw:  # fmt: skip
         """The same step with the bad examples' data replaced by a good one's, and masked out."""
         good = torch.nonzero(~bad).flatten()
-        zeros = {name: torch.zeros_like(gradient) for name, gradient in raw.gradients.items()}
+        zeros = {name: torch.zeros_like(gradient) for name, gradient in (raw.gradients | raw.own_gradients).items()}
         flagged = raw.nonfinite & mask
         if len(good) == 0:
             return Raw(raw.losses, raw.norms, torch.zeros_like(raw.clip_factors), flagged, zeros, raw.buffers)
@@ -131,13 +142,15 @@ class Runner(GraphCall):
 
 def resolve_backend(backend: str, joint: JointGraph, program: nn.Module) -> str:
     """auto: inductor on a GPU, eager on a CPU (where compilation takes longer than most users wait)."""
-    loops = any(isinstance(node.target, ExampleLoop) for node in joint.graph.nodes)
+    untraceable = [node.target for node in joint.graph.nodes if isinstance(node.target, (ExampleLoop, Copies))]
     if backend == "auto":
         on_gpu = any(parameter.is_cuda for parameter in program.parameters())
-        return "inductor" if on_gpu and not loops else "eager"
-    if backend == "inductor" and loops:
-        names = [repr(node.target) for node in joint.graph.nodes if isinstance(node.target, ExampleLoop)]
-        raise DPCompileError(f'backend="inductor" cannot compile {names[0]}, which runs once per example; use backend="eager"')
+        return "inductor" if on_gpu and not untraceable else "eager"
+    if backend == "inductor" and untraceable:
+        why = "runs a copy of the model" if isinstance(untraceable[0], Copies) else "runs once"
+        raise DPCompileError(
+            f'backend="inductor" cannot compile {untraceable[0]!r}, which {why} per example; use backend="eager"'
+        )
     return backend
 
 

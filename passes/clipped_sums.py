@@ -16,6 +16,8 @@ Sound because backward is linear in the gradient of the losses: scaling example 
 intermediate gradients by the same number (Bu et al. 2023, book-keeping), so the contraction of the scaled operands
 is the sum of factor * gradient. The tail from the contraction to the parameter is linear and is copied, without its
 conversions to half types. All gradients behind a cut flow through it (`analysis.cuts`), so that scaling there is enough.
+Where examples come one at a time (scale), the ordinary gradient is returned as it is: the runtime multiplies it by the one
+factor while it adds it up, which reads and writes it once less. With groups it is multiplied here.
 A group's sums stand right behind its factors, so that operands are freed early; two groups may share a contraction (the
 biases of two layers that are added), each with its own factors.
 """
@@ -31,8 +33,9 @@ from dpcompile.ir.site import Contraction
 from dpcompile.plan.plan import Choice, Plan
 from dpcompile.strategies import NORMS, SUMS
 from dpcompile.strategies.emitter import Emitter
+from dpcompile.strategies.ordinary import SCALE, scaled_gradient
 from dpcompile.strategies.reweight import REWEIGHT, SecondBackward
-from dpcompile.strategies.tail import copied_tail
+from dpcompile.strategies.tail import copied_tail, wide
 
 
 def emit_clipped_sums(joint: JointGraph, plan: Plan) -> None:
@@ -49,6 +52,12 @@ def emit_clipped_sums(joint: JointGraph, plan: Plan) -> None:
         sums = known.setdefault(factors, {})
         start = factors.next if groups else joint.graph.output_node()
         emitter.anchor = start
+        if choice.option.sum == SCALE.name:
+            del outputs["gradient", choice.site.parameter]
+            kind = "own_gradient" if factors is whole else "gradient"
+            node = wide(choice.site.gradient, emitter) if factors is whole else scaled_gradient(choice.site, factors, emitter)
+            outputs[kind, choice.site.parameter] = node
+            continue
         for term in choice.site.terms:
             contraction = term.contraction
             if contraction.node in sums:

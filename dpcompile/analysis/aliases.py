@@ -16,7 +16,8 @@ from torch import Tensor, fx
 
 from dpcompile import torch_private
 from dpcompile.ir.graph import JointGraph
-from dpcompile.kernels import convolution, cross_entropy, dense, embedding, fallback, layout, reduction, scale
+from dpcompile.kernels import convolution, cross_entropy, dense, embedding, extra_dimension, fallback, layout, reduction, scale
+from dpcompile.kernels.copies import Copies
 from dpcompile.kernels.workspace import Workspace
 
 OWN_MEMORY: Final[frozenset[Callable[..., Any]]] = frozenset({
@@ -25,7 +26,7 @@ OWN_MEMORY: Final[frozenset[Callable[..., Any]]] = frozenset({
     cross_entropy.cross_entropy, cross_entropy.cross_entropy_backward, cross_entropy.row_statistics,
     dense.contract, dense.cross_dense, dense.materialize, dense.sqnorm_gram, dense.sqnorm_materialized, dense.sqnorm_outer,
     embedding.contract_rows, embedding.cross_rows, embedding.cross_rows_dense, embedding.materialize_rows,
-    embedding.reach_rows, embedding.sqnorm_rows,
+    embedding.reach_rows, embedding.sqnorm_rows, extra_dimension.materialize_extra_dimension,
     fallback.grouped_products, fallback.sum_images, layout.scaled_examples,
     reduction.gather, reduction.inner, reduction.sqnorm, reduction.weighted_sum, reduction.weighted_sums,
     scale.channel_scale, scale.group_norm_backward, scale.layer_scale,
@@ -85,7 +86,7 @@ def shared_with(node: fx.Node) -> Iterator[fx.Node]:
         yield from (source for source in node.all_input_nodes if not has_own_parts(source))
     elif isinstance(node.target, torch_private.OpOverload):
         yield from viewed(node, node.target)
-    elif node.target not in OWN_MEMORY:
+    elif node.target not in OWN_MEMORY and not isinstance(node.target, Copies):
         yield from (operand for operand in node.all_input_nodes if isinstance(operand.meta["val"], (Tensor, tuple, list)))
 
 
@@ -93,7 +94,7 @@ def has_own_parts(node: fx.Node) -> bool:
     """Whether several results are separate pieces of new memory."""
     if isinstance(node.target, torch_private.OpOverload):
         return not list(viewed(node, node.target))
-    return node.target in OWN_MEMORY
+    return node.target in OWN_MEMORY or isinstance(node.target, Copies)
 
 
 def viewed(node: fx.Node, target: Any) -> Iterator[fx.Node]:

@@ -63,6 +63,7 @@ GPU_EFFICIENCY = {
     "unfolded fused": 0.35,
     "unfolded contract": 0.5,
     "grouped convolution": 0.05,
+    "grouped convolution, one more dimension": 0.05,
     "depthwise convolution": 0.02,
     "convolution weight gradient": 0.4,
     "weighted sum": 1.0,
@@ -78,6 +79,7 @@ CPU_EFFICIENCY = {
     "unfolded fused": 0.6,
     "unfolded contract": 0.95,
     "grouped convolution": 0.15,
+    "grouped convolution, one more dimension": 0.2,
     "depthwise convolution": 0.15,
     "convolution weight gradient": 0.85,
     "weighted sum": 1.0,
@@ -88,7 +90,7 @@ CPU_EFFICIENCY = {
 # cuDNN 7 and cuBLAS 9 on the P100: 8 x 40.1 GFLOP of VGG16's weight gradients as a grouped convolution took about 180 ms
 # (Rochette et al. 2020, table 1: crb less no-DP, with the ordinary weight gradients and less four passes over all
 # per-example gradients), and long sums ran on one processor.
-P100_EFFICIENCY = {**GPU_EFFICIENCY, "grouped convolution": 0.19}
+P100_EFFICIENCY = {**GPU_EFFICIENCY, "grouped convolution": 0.19, "grouped convolution, one more dimension": 0.19}
 
 
 def gpu(name: str, memory: float, bandwidth: float, units: int, launch: float, source: str, **peaks: float) -> Hardware:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import Any
 
@@ -26,6 +26,7 @@ from dpcompile.plan.select import EMPTY, Wanted, choose
 from dpcompile.predict.memory import bytes_of as bytes_of_node
 from dpcompile.predict.memory import memory
 from dpcompile.predict.nodes import predict
+from dpcompile.strategies.ordinary import ORDINARY
 
 UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 LARGEST = 2**50
@@ -62,6 +63,7 @@ class Outlook:
     eager: bool = True
     schedule: str = "auto"
     tuned: Tuned | None = None
+    copies: bool = False
     steps: dict[Any, JointGraph] = field(default_factory=dict, compare=False, repr=False)
 
     def plan(self, batch_size: int, row: Hardware, budget: float | None, keep: Keep = nothing) -> Plan:
@@ -86,7 +88,8 @@ class Outlook:
         size = min(chunk or batch_size, batch_size)
         is_measured = self.tuned is not None and row is self.hardware and size == self.tuned.batch_size
         measured = self.tuned.seconds if self.tuned is not None and is_measured else EMPTY
-        return choose(self.source.sites, row, batch_size, self.strategy, chunk, limit, cut, measured)
+        plan = choose(self.source.sites, row, batch_size, self.strategy, chunk, limit, cut, measured)
+        return replace(plan, copies=self.copies)
 
     @property
     def asked(self) -> Cut | None:
@@ -124,7 +127,7 @@ class Outlook:
 
     def added_bytes(self, plan: Plan) -> float:
         """What the sums of chunks are added up in: a gradient's size does not depend on the batch."""
-        sums = [node for node in self.rewritten(plan).named("gradient").values() if node is not None]
+        sums = [node for node in self.rewritten(plan).gradients().values() if node is not None]
         return sum(bytes_of_node(node, 1) for node in sums) if plan.is_chunked else 0.0
 
     def rewritten(self, plan: Plan, keep: Keep = nothing) -> JointGraph:
@@ -152,6 +155,8 @@ class Outlook:
     def max_batch_size(self, memory_budget: str | float) -> int:
         """The largest batch for which some plan's predicted peak stays within the budget; 0 if one example does not fit."""
         budget = bytes_of(memory_budget)
+        if any(name == ORDINARY.name for name in norms_of(self.strategy)):
+            raise InvalidInput("the plan takes one example at a time: a batch of any size fits where one example does")
         return largest(lambda size: self.leanest_peak(size) <= budget)
 
     def leanest_peak(self, batch_size: int) -> float:
@@ -161,6 +166,12 @@ class Outlook:
         """
         plans = [self.chosen(batch_size, self.hardware, None, limit, self.asked) for limit in (0.0, math.inf)]
         return min(self.peak_bytes(plan, batch_size) for plan in plans)
+
+
+def norms_of(strategy: Wanted) -> list[str]:
+    """The norms that a strategy names."""
+    entries = strategy.values() if isinstance(strategy, Mapping) else [strategy]
+    return [entry if isinstance(entry, str) else entry[0] for entry in entries]
 
 
 def bytes_of(budget: str | float) -> float:

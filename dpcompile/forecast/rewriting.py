@@ -12,6 +12,7 @@ from dpcompile.clip.rule import FLAT, Rule
 from dpcompile.ir.graph import JointGraph
 from dpcompile.ir.site import Cut, Site
 from dpcompile.passes import PIPELINE, with_rule
+from dpcompile.passes.copies import emit_copies
 from dpcompile.passes.order import order_nodes
 from dpcompile.passes.reuse_memory import reuse_memory
 from dpcompile.plan.plan import Plan
@@ -35,6 +36,10 @@ class Source:
     def rewritten(self, plan: Plan, keep: Keep = nothing) -> JointGraph:
         """The graph after all passes that every backend shares."""
         joint, sites, cut = copied(self.joint, self.sites, plan.cut)
+        if plan.copies:
+            sites = emit_copies(joint, sites)
+            order_nodes(joint)
+            keep(emit_copies.__name__, joint)
         by_name = {site.parameter: site for site in sites}
         own = replace(plan, choices=tuple(replace(c, site=by_name[c.site.parameter]) for c in plan.choices), cut=cut)
         for rewrite in with_rule(PIPELINE, self.rule):

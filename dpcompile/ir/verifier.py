@@ -84,7 +84,7 @@ def gradient_violations(joint: JointGraph) -> list[str]:
     """A gradient has its parameter's shape."""
     found = []
     held = joint.placeholders()
-    for name, node in joint.named("gradient").items():
+    for name, node in joint.gradients().items():
         if node is not None and list(value(node).shape) != list(value(held["parameter", name]).shape):
             found.append(f"the gradient of {name} has shape {list(value(node).shape)}")
     return found

@@ -45,7 +45,8 @@ class Plan:
     """All choices, the schedule, and what they were made for.
 
     microbatch: chunk size m; None takes the whole batch at once. cut: where backward is run a second time from, for the
-    parameters whose sum is "reweight"; None keeps books for all of them.
+    parameters whose sum is "reweight"; None keeps books for all of them. copies: the step runs with one copy of the parameters
+    for every example, and the choices are made for what comes back.
     """
 
     choices: tuple[Choice, ...]
@@ -53,6 +54,7 @@ class Plan:
     batch_size: int
     microbatch: int | None = None
     cut: Cut | None = None
+    copies: bool = False
 
     def at_a_time(self, batch_size: int) -> int:
         """How many examples of a batch of this size are taken at once."""
@@ -80,7 +82,7 @@ class Plan:
     def saved(self) -> SavedPlan:
         """The choices without their prices."""
         rows = (SavedChoice(c.site.parameter, c.site.equation, c.site.shape, c.option.norm, c.option.sum) for c in self.choices)
-        return SavedPlan(tuple(rows), self.hardware, self.batch_size, self.microbatch)
+        return SavedPlan(tuple(rows), self.hardware, self.batch_size, self.microbatch, self.copies)
 
     def save(self, path: str | Path) -> None:
         """Write the choices as JSON, to be edited or passed back as `plan=`."""

@@ -32,12 +32,16 @@ class SavedChoice:
 
 @dataclass(frozen=True)
 class SavedPlan:
-    """A plan without prices; hardware and batch size say what it was made for, and are not checked."""
+    """A plan without prices; hardware and batch size say what it was made for, and are not checked.
+
+    copies: whether the step runs with one copy of the parameters for every example.
+    """
 
     choices: tuple[SavedChoice, ...]
     hardware: str
     batch_size: int
     microbatch: int | None = None
+    copies: bool = False
 
     def strategies(self) -> dict[str, tuple[str, str]]:
         """{parameter: (norm, sum)}."""
@@ -92,4 +96,7 @@ def parsed(document: Any) -> SavedPlan:
     for choice in choices:
         if not all(isinstance(text, str) for text in (choice.parameter, choice.norm, choice.sum)):
             raise TypeError(f"strategies of {choice.parameter} are not texts")
-    return SavedPlan(choices, document["hardware"], document["batch_size"], document["microbatch"])
+    copies = document.get("copies", False)
+    if not isinstance(copies, bool):
+        raise TypeError(f"copies is {copies!r}, not true or false")
+    return SavedPlan(choices, document["hardware"], document["batch_size"], document["microbatch"], copies)

@@ -18,9 +18,11 @@ from dpcompile.ir.cost import Cost
 from dpcompile.ir.errors import StrategyError
 from dpcompile.ir.site import Cut, Site
 from dpcompile.plan.budget import fastest_within, leanest
+from dpcompile.plan.methods import METHODS
 from dpcompile.plan.plan import Choice, Option, Plan
 from dpcompile.strategies import NORMS, SUMS
 from dpcompile.strategies.emitter import dtype_of
+from dpcompile.strategies.ordinary import ORDINARY, SCALE
 from dpcompile.strategies.reweight import REWEIGHT
 from dpcompile.strategies.strategy import NormStrategy, SumStrategy
 
@@ -39,7 +41,7 @@ def choose(sites: Sequence[Site], hardware: Hardware, batch_size: int, strategy:
     check_names(strategy, sites)
     size = min(microbatch or batch_size, max(batch_size, 1))
     behind = set(cut.parameters) if cut is not None else set()
-    priced = [options_of(site, hardware, size, site.parameter in behind) for site in sites]
+    priced = [options_of(site, hardware, size, site.parameter in behind, microbatch == 1) for site in sites]
     possible = [(with_measured(site, options, measured), no) for site, (options, no) in zip(sites, priced, strict=True)]
     wanted = [
         fitting_options(site, options, declined, wanted_for(site, strategy))
@@ -70,10 +72,10 @@ def check_names(strategy: Wanted, sites: Sequence[Site]) -> None:
         [strategy] if isinstance(strategy, str) else [n for v in strategy.values() for n in ((v,) if isinstance(v, str) else v)]
     )
     for name in names:
-        if name == "autotune":
-            raise StrategyError('strategy="autotune" is for the whole model; name norms and sums for single parameters')
+        if name == "autotune" or (name in METHODS and name not in SUMS):
+            raise StrategyError(f'strategy="{name}" is for the whole model; name norms and sums for single parameters')
         if name not in ("auto", *NORMS, *SUMS):
-            known = f"use auto or autotune; norms: {', '.join(NORMS)}; sums: {', '.join(SUMS)}"
+            known = f"use auto or autotune; methods: {', '.join(METHODS)}; norms: {', '.join(NORMS)}; sums: {', '.join(SUMS)}"
             raise StrategyError(f"there is no strategy {name!r}; {known}")
     for norm in [strategy] if isinstance(strategy, str) else [v if isinstance(v, str) else v[0] for v in strategy.values()]:
         if norm in SUMS:
@@ -130,19 +132,19 @@ def others(best: Option, options: Sequence[Option]) -> tuple[Option, ...]:
 
 
 def options_of(site: Site, hardware: Hardware, batch_size: int,
-               again: bool = False) -> tuple[list[Option], list[tuple[str, str]]]:  # fmt: skip
+               again: bool = False, alone: bool = False) -> tuple[list[Option], list[tuple[str, str]]]:  # fmt: skip
     """Every norm with every sum that fits it, priced, and the reasons of those that do not fit; with `again` the sum comes
-    from a second backward."""
+    from a second backward; `alone`: examples come one at a time."""
     options: list[Option] = []
     declined: list[tuple[str, str]] = []
     computed = torch.promote_types(dtype_of(site.gradient), torch.float32)  # every kernel of ours widens half types first
     sizes, dtype = sizes_of(site, batch_size), str(computed).removeprefix("torch.")
     for norm in NORMS.values():
-        reason = norm.declines(site)
+        reason = None if alone and not again and norm is ORDINARY else norm.declines(site)
         if reason is not None:
             declined.append((norm.name, reason))
             continue
-        for total in (REWEIGHT,) if again else SUMS.values():
+        for total in (SCALE,) if norm is ORDINARY else (REWEIGHT,) if again else SUMS.values():
             reasons = [None if again else total.declines(term.contraction, norm) for term in site.terms]
             refused = next((r for r in reasons if r is not None), None)
             if refused is not None:

@@ -10,11 +10,12 @@ from torch import fx
 
 from dpcompile.cost.prices import complete
 from dpcompile.ir.cost import Work
-from dpcompile.kernels import convolution, dense, embedding, layout, reduction, scale
+from dpcompile.kernels import convolution, dense, embedding, extra_dimension, layout, reduction, scale
 from dpcompile.kernels.geometry import Geometry
 from dpcompile.kernels.workspace import Workspace
 from dpcompile.predict.sizes import Shape, operands, results
 from dpcompile.strategies import cross, fused, gram, materialize, outer, rows, sums
+from dpcompile.strategies.extra_dimension import EXTRA
 
 Sizes = dict[str, float]
 
@@ -111,6 +112,7 @@ PRICES: dict[Callable[..., Any], tuple[Work, int, Measure]] = {
     convolution.sqnorm_gram_unfolded: (gram.UNFOLDED_COST.work[0], 2, unfolded),
     convolution.materialize_unfold: (materialize.UNFOLD, 2, images),
     convolution.materialize_grouped: (materialize.GROUPED, 2, images),
+    extra_dimension.materialize_extra_dimension: (EXTRA, 2, images),
     convolution.sqnorm_materialized: (fused.CONVOLUTION, 2, images),
     convolution.contract_unfolded: (sums.UNFOLDED_PRODUCT, 2, unfolded),
     convolution.contract: (sums.WEIGHT_GRADIENT, 2, images),

@@ -15,7 +15,8 @@ from torch import fx
 
 from dpcompile.analysis.aliases import Aliases
 from dpcompile.ir.graph import JointGraph
-from dpcompile.kernels import convolution, dense, embedding, reduction, scale
+from dpcompile.kernels import convolution, dense, embedding, extra_dimension, reduction, scale
+from dpcompile.kernels.copies import Copies
 from dpcompile.kernels.geometry import Geometry
 from dpcompile.kernels.workspace import UNFOLDED, Workspace
 from dpcompile.predict.sizes import operands, results
@@ -92,6 +93,8 @@ def parts(node: fx.Node, batch_size: int) -> float:
 def inside(node: fx.Node, batch_size: int) -> float:
     """Memory that a kernel allocates and frees before it returns."""
     target = node.target.kernel if isinstance(node.target, Workspace) else node.target
+    if isinstance(target, Copies):  # the ordinary step's own, as if its results were no larger
+        return memory(target.step, batch_size).peak
     declared = INSIDE.get(target) if not isinstance(target, str) else None
     return declared(node, batch_size) if declared is not None else 0.0
 
@@ -147,6 +150,7 @@ INSIDE: dict[Callable[..., Any], Callable[[fx.Node, int], float]] = {
     convolution.materialize_unfold: unfolded_chunks,
     convolution.contract_unfolded: narrower,
     convolution.materialize_grouped: own_result,
+    extra_dimension.materialize_extra_dimension: own_result,
     dense.sqnorm_gram: tiles,
     convolution.sqnorm_gram_unfolded: tiles,
     dense.sqnorm_materialized: one_workspace,

@@ -13,6 +13,7 @@ from dpcompile import torch_private
 from dpcompile.cost.hardware import Hardware
 from dpcompile.cost.roofline import work_seconds
 from dpcompile.ir.cost import Work
+from dpcompile.kernels.copies import Copies
 from dpcompile.predict.kernels import kernel_work
 from dpcompile.predict.sizes import operands, results
 
@@ -55,6 +56,9 @@ def predict(graph: fx.Graph, hardware: Hardware, batch_size: int) -> dict[fx.Nod
     found = {}
     for node in graph.nodes:
         if node.op == "call_function":
+            if isinstance(node.target, Copies):  # the same products, batched
+                found[node] = sum(predict(node.target.step.graph, hardware, batch_size).values())
+                continue
             work = work_of(node, batch_size)
             found[node] = work_seconds(work, hardware, dtype_of(node))
             found[node] += first_touch(node, work, hardware, batch_size) if node in kept else 0.0
@@ -100,7 +104,7 @@ def name_of(node: fx.Node) -> str:
     return target._schema.name.split("::")[1] if isinstance(target, torch_private.OpOverload) else getattr(target, "__name__", "")
 
 
-LAYOUTS = ("positions", "examples_first", "sequence", "index_sequence", "row_sequence")
+LAYOUTS = ("positions", "examples_first", "sequence", "index_sequence", "row_sequence", "only_example")
 """Functions that nearly always return a view."""
 
 

@@ -10,6 +10,7 @@ from torch import fx
 from dpcompile.analysis.cuts import ancestors, gradients_of_losses
 from dpcompile.ir.graph import JointGraph, operand_node
 from dpcompile.kernels import clipping, cross_entropy, scale
+from dpcompile.kernels.copies import Copies
 
 FORWARD, BACKWARD, WEIGHTS, NORMS, SUMS = "forward", "backward", "weight gradients", "norms", "clipped sums"
 KINDS: Final = (FORWARD, BACKWARD, WEIGHTS, NORMS, SUMS)
@@ -36,6 +37,9 @@ def kinds_of_private(joint: JointGraph, ordinary: JointGraph) -> dict[fx.Node, s
     after: set[fx.Node] = set()
     kinds: dict[fx.Node, str] = {}
     for node in called(joint):
+        if isinstance(node.target, Copies):
+            kinds[node] = BACKWARD
+            continue
         if node in factors or any(source in after for source in node.all_input_nodes):
             after.add(node)
         if node in after and node not in factors:

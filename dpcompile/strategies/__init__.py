@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dpcompile.strategies.cross import CROSS
+from dpcompile.strategies.extra_dimension import EXTRA_DIMENSION
 from dpcompile.strategies.fused import FUSED
 from dpcompile.strategies.gram import GRAM
 from dpcompile.strategies.materialize import GROUPED_CONVOLUTION, MATERIALIZE
+from dpcompile.strategies.ordinary import ORDINARY, SCALE
 from dpcompile.strategies.outer import OUTER
 from dpcompile.strategies.reweight import REWEIGHT
 from dpcompile.strategies.rows import ROWS
 from dpcompile.strategies.strategy import NormStrategy, SumStrategy
 from dpcompile.strategies.sums import BOOKKEEP, REUSE, UNFOLD
 
-NORMS: dict[str, NormStrategy] = {s.name: s for s in (OUTER, GRAM, MATERIALIZE, GROUPED_CONVOLUTION, FUSED, ROWS, CROSS)}
-SUMS: dict[str, SumStrategy] = {s.name: s for s in (BOOKKEEP, UNFOLD, REUSE, REWEIGHT)}
+NORMS: dict[str, NormStrategy] = {
+    s.name: s for s in (OUTER, GRAM, MATERIALIZE, GROUPED_CONVOLUTION, EXTRA_DIMENSION, FUSED, ROWS, CROSS, ORDINARY)
+}
+SUMS: dict[str, SumStrategy] = {s.name: s for s in (BOOKKEEP, UNFOLD, REUSE, REWEIGHT, SCALE)}

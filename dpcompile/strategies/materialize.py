@@ -7,6 +7,8 @@ the site's tail applied to every example.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import sympy
 
 from dpcompile.ir.cost import BYTES, D_IN, D_OUT, ELEMENTS, GROUPS, PARAMETERS, T_IN, TAPS, WIDTH, B, Cost, T, Work
@@ -81,13 +83,23 @@ def grouped_form(weight_shape: tuple[int, ...], groups: int) -> Work:
     return DEPTHWISE if weight_shape[0] == groups and weight_shape[1] == 1 else GROUPED
 
 
-def contraction_work(contraction: Contraction, grouped: bool) -> Work:
+def unfolded_work(contraction: Convolution) -> Work:
+    """Unfolding, whatever the sizes."""
+    return UNFOLD
+
+
+def grouped_convolution_work(contraction: Convolution) -> Work:
+    """One convolution whose groups are the examples."""
+    return grouped_form(contraction.weight_shape, contraction.geometry.groups)
+
+
+def contraction_work(contraction: Contraction, of_convolution: Callable[[Convolution], Work]) -> Work:
     """The work of forming one contraction's per-example gradients."""
     match contraction:
         case Dense():
             return DENSE
         case Convolution():
-            return grouped_form(contraction.weight_shape, contraction.geometry.groups) if grouped else UNFOLD
+            return of_convolution(contraction)
         case Total():
             return REDUCED
         case LayerScale():
@@ -100,9 +112,9 @@ def contraction_work(contraction: Contraction, grouped: bool) -> Work:
             return LOOP
 
 
-def cost(site: Site, grouped: bool = False) -> Cost:
+def cost(site: Site, of_convolution: Callable[[Convolution], Work] = unfolded_work) -> Cost:
     """Form the gradients, carry them through the tail, read them once for the norm; they stay for the sum."""
-    formed = [contraction_work(term.contraction, grouped).of(index) for index, term in enumerate(site.terms)]
+    formed = [contraction_work(term.contraction, of_convolution).of(index) for index, term in enumerate(site.terms)]
     alone = len(site.terms) == 1 and site.isometric
     moved = [] if alone else [MOVED] * (len(site.tail) + len(site.terms) - 1)
     return Cost((*formed, *moved, NORM), resident_bytes=KEPT * len(site.terms))
@@ -139,7 +151,7 @@ GROUPED_CONVOLUTION = NormStrategy(
     "grouped",
     "Rochette et al. 2019",
     declines_grouped,
-    lambda site: cost(site, grouped=True),
+    lambda site: cost(site, grouped_convolution_work),
     emit_grouped,
     materializes=True,
 )

@@ -1,22 +1,30 @@
 """Per-example gradients of contractions, and of parameters behind any linear tail: always right, one file for all families.
 
-`convolution_form` chooses between the two ways to materialise a convolution: "unfold" (im2col and batched matrix
-products) and "grouped" (a grouped convolution, Rochette et al. 2019, without their extra dimension).
+`convolution_form` chooses between the ways to materialise a convolution: "unfold" (im2col and batched matrix products),
+"grouped-extra" (Rochette et al. 2019: a grouped convolution of one dimension more) and "grouped" (the same without the extra
+dimension, so that three dimensions are covered, too).
 """
 
 from __future__ import annotations
 
 import operator
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, fx
 
 from dpcompile.ir.graph import callee, integer, operand_node, size_expression, value
 from dpcompile.ir.site import ChannelScale, Contraction, Convolution, Dense, LayerScale, Opaque, Rows, Total
-from dpcompile.kernels import convolution, dense, embedding, layout, scale
+from dpcompile.kernels import convolution, dense, embedding, extra_dimension, layout, scale
 from dpcompile.kernels.fallback import ExampleLoop, Place, grouped_products, sum_images
 from dpcompile.strategies.emitter import Emitter
+
+CONVOLUTION_FORMS: Final = {
+    "unfold": convolution.materialize_unfold,
+    "grouped": convolution.materialize_grouped,
+    "grouped-extra": extra_dimension.materialize_extra_dimension,
+}
+"""Kernels from operands to per-example gradients; "unfold" is that of the norm "materialize", others are called like it."""
 
 
 def per_example_gradient(contraction: Contraction, emitter: Emitter, convolution_form: str = "unfold") -> fx.Node:
@@ -54,9 +62,8 @@ def per_example_gradient(contraction: Contraction, emitter: Emitter, convolution
 
 def convolution_gradient(contraction: Convolution, emitter: Emitter, form: str) -> fx.Node:
     """Per-example weight gradients; images folded into the convolution's batch are added up per example."""
-    function = convolution.materialize_grouped if form == "grouped" else convolution.materialize_unfold
     x, g = contraction.x, contraction.g
-    images = emitter.call(function, x.node, g.node, contraction.geometry)
+    images = emitter.call(CONVOLUTION_FORMS[form], x.node, g.node, contraction.geometry)
     return images if x.folded == 1 else emitter.call(sum_images, images, x.outer, x.inner)
 
 

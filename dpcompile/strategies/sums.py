@@ -19,7 +19,7 @@ from dpcompile.kernels import convolution, dense, embedding, reduction
 from dpcompile.strategies.emitter import Emitter
 from dpcompile.strategies.gram import unfolded_input, unfolding
 from dpcompile.strategies.materialize import DENSE, DEPTHWISE
-from dpcompile.strategies.per_example import per_example_gradient, row_operands
+from dpcompile.strategies.per_example import CONVOLUTION_FORMS, per_example_gradient, row_operands
 from dpcompile.strategies.strategy import NormStrategy, SumStrategy
 
 PRODUCT = Work(
@@ -146,7 +146,7 @@ def reuse_declines(contraction: Contraction, norm: NormStrategy) -> str | None:
 def emit_reuse(contraction: Contraction, norm: NormStrategy, factors: fx.Node, emitter: Emitter) -> fx.Node:
     """Weighted sum of the materialised gradients."""
     anchor = emitter.anchor
-    gradients = per_example_gradient(contraction, emitter, "grouped" if norm.name == "grouped" else "unfold")
+    gradients = per_example_gradient(contraction, emitter, norm.name if norm.name in CONVOLUTION_FORMS else "unfold")
     emitter.anchor = anchor
     return emitter.call(reduction.weighted_sum, gradients, factors)
 

@@ -24,6 +24,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "materialize": {"strategy": "materialize"},
     "two-pass": {"schedule": "two-pass"},
     "microbatch": {"schedule": "microbatch", "microbatch": 2},
+    **{method: {"strategy": method} for method in ("naive", "multi", "crb", "bookkeep")},
 }
 
 

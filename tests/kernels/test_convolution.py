@@ -10,6 +10,7 @@ from torch.testing import assert_close
 
 from dpcompile.kernels import convolution, dense
 from dpcompile.kernels.convolution import Geometry
+from dpcompile.kernels.extra_dimension import MOST_DIMENSIONS, materialize_extra_dimension
 
 CheckTraceable = Callable[[Callable[..., Any], Callable[[int], tuple[Any, ...]]], None]
 Case = tuple[Geometry, int, int, int]
@@ -116,6 +117,20 @@ def test_materialised_gradients_are_those_of_autograd(
     x, g = (layout(t) for t in operands(case, dtype))
     expected = gradients(case, x, g).to(torch.promote_types(dtype, torch.float32))
     assert_close(form(x, g, case[0]), expected, rtol=tolerance(dtype), atol=20 * tolerance(dtype))
+
+
+FLAT = {name: case for name, case in CASES.items() if len(case[0].kernel) <= MOST_DIMENSIONS}
+
+
+@pytest.mark.parametrize("case", FLAT.values(), ids=FLAT.keys())
+@LAYOUTS
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_one_more_dimension_gives_the_gradients_of_autograd(
+    case: Case, layout: Callable[[Tensor], Tensor], dtype: torch.dtype
+) -> None:
+    x, g = (layout(t) for t in operands(case, dtype))
+    expected = gradients(case, x, g).to(torch.promote_types(dtype, torch.float32))
+    assert_close(materialize_extra_dimension(x, g, case[0]), expected, rtol=tolerance(dtype), atol=20 * tolerance(dtype))
 
 
 @case
