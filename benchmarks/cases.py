@@ -21,7 +21,8 @@ class Case:
     """One workload.
 
     example_loss(outputs, targets) -> f[B]. bar: step time that dpcompile aims at, in units of the ordinary
-    step. memory_bar: the same for peak memory, where one was set.
+    step. memory_bar: the same for peak memory, where one was set. tolerance: how far a method may be off, in units of what one
+    example contributes: float32 on operands of norm 1; TF32 and other shortcuts of a device must stay below it too.
     """
 
     title: str
@@ -31,6 +32,7 @@ class Case:
     batch_size: int
     bar: float
     memory_bar: float | None = None
+    tolerance: float = 1e-3
 
     def model(self, device: str) -> nn.Module:
         """A new model, the same weights every time."""

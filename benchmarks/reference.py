@@ -12,7 +12,6 @@ from torch import Tensor
 from benchmarks.cases import MAX_GRAD_NORM, Case
 
 Gradients = Mapping[str, Tensor]
-TOLERANCE = 1e-3  # float32 on operands of norm 1; TF32 and other shortcuts of a device must stay below it too
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ import torch._inductor.config as inductor_config
 from benchmarks.cases import AGAIN, CASES, Case
 from benchmarks.measure import Step, interleaved, peak_bytes, seconds_of, summary
 from benchmarks.methods import ALL_METHODS
-from benchmarks.reference import TOLERANCE, Reference, largest_error, make_reference
+from benchmarks.reference import Reference, largest_error, make_reference
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def prepare(case: Case, name: str, reference: Reference, options: Options, resul
             step = method.make(case, case.model(options.device), *case.batch(options.device))
             error = checked(step, method.is_private, reference)
             result["error"] = max(error, result.get("error", 0.0))
-            if not error <= TOLERANCE:
+            if not error <= case.tolerance:
                 raise ArithmeticError(f"WRONG: off by {error:.0e} from the per-example loop")
             step()
             tried.append((min(seconds_of(step, threads, options.device) for _ in range(3)), threads, step))

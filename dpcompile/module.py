@@ -29,7 +29,7 @@ from dpcompile.plan.plan import Plan
 from dpcompile.plan.saved import SavedPlan
 from dpcompile.report.text import Report
 from dpcompile.runtime import BACKENDS, GraphCall, Raw
-from dpcompile.step import Step, add_up
+from dpcompile.step import Step
 from dpcompile.verify import Verification, verify
 
 Loss = nn.Module | Callable[..., Tensor] | None

@@ -1,0 +1,39 @@
+"""What an experiment is: points (a workload each), the methods that are timed on them, and what its paper claims."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.cases import Case
+
+SIZES = ("small", "full")
+"""small: fits two CPU cores in about half an hour. full: the paper's own sizes, for one GPU."""
+
+Medians = Mapping[str, float]
+"""Milliseconds of each method at one point."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """An ordering that the paper states. holds(medians of all points) -> (whether it holds here, the numbers it rests on)."""
+
+    name: str
+    holds: Callable[[Mapping[str, Medians]], tuple[bool, str]]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One paper's measurements.
+
+    points(size): {name: workload}. methods: names of `benchmarks.methods.METHODS`. draw(document, folder, stem): writes plots and
+    returns their names.
+    """
+
+    name: str
+    paper: str
+    points: Callable[[str], dict[str, Case]]
+    methods: tuple[str, ...]
+    claims: tuple[Claim, ...]
+    draw: Callable[[dict[str, Any], str], Any]
