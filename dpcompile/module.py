@@ -95,7 +95,6 @@ class PrivateModule(nn.Module):
             raise StrategyError(f"backend={backend!r} does not exist; use one of {', '.join(BACKENDS)}")
         self.max_grad_norm = clip_norm(max_grad_norm, kind)
         asked = resolved(plan, strategy, schedule, microbatch, kind)
-        self.microbatch = asked.microbatch
         self.batch_dim = batch_dim
         if strategy == "autotune" and hardware is not None:
             raise StrategyError('strategy="autotune" measures this machine; leave hardware= out, or use strategy="auto"')

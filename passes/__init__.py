@@ -9,6 +9,7 @@ share_group_norm    a group normalisation's backward returns the per-example gra
 fuse_cross_entropy  the loss over many classes keeps two numbers per row instead of matrices
 reuse_memory        eager only, last: results over operands that nothing reads any more
 
+Before all of them, for strategy="multi", `copies` runs the captured step once with a copy of the parameters for every example.
 In place of the first three, `per_example_gradients` returns what they would clip and sum.
 
 After each of them the pipeline runs `order_nodes`: a stable topological order without dead code.

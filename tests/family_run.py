@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from chunked import in_chunks
 from family_case import Family
 from oracle import Expected, errors, expect
 
@@ -59,7 +60,7 @@ def examine(family: Family) -> Outcome:
 def largest(private: Any, batch: tuple[Any, ...], expected: Expected, chunk: int | None) -> float:
     """The largest relative error of one step in chunks of this size; norms must not all be zero, or nothing is shown."""
     assert float(expected.norms.min()) > 0
-    private.microbatch = chunk
+    in_chunks(private, chunk)
     return max(errors(private(*batch), expected).values())
 
 

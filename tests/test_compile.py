@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from chunked import in_chunks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import Expected, errors, expect, one_example, per_example_gradients, relative_error, whole_norm
@@ -54,8 +55,9 @@ def worst(private: Any, case: Case, dtype: torch.dtype) -> tuple[float, dict[str
 def test_step_equals_the_loop_in_float64_whole_and_in_chunks(case: Case) -> None:
     private = compiled(case, torch.float64)
     state = copy.deepcopy(private.state_dict())
+    private(*case.batch(3, torch.float64), **case.kwargs(3, torch.float64))
     for chunk in (None, 1, 2):  # one compiled graph serves all of them
-        private.microbatch = chunk
+        in_chunks(private, chunk)
         private.load_state_dict(state)  # a step may have moved buffers
         error, found = worst(private, case, torch.float64)
         assert error < TOLERANCE[torch.float64], (chunk, found)

@@ -34,7 +34,8 @@ class Input:
 class JointGraph:
     """A traced step; `inputs` and `outputs` stand in the order of the placeholders and of the output tuple.
 
-    outputs: ("losses", ""), ("gradient", parameter name), ("buffer", buffer name), later also ("norms", ""), ...
+    outputs: ("losses", ""), ("gradient", parameter name), ("buffer", buffer name), later also ("norms", ""), ...,
+    and ("own_gradient", parameter name) in place of a gradient that the runtime still multiplies by the only example's factor.
     symbol: the one free batch size. fakes: the fake mode that owns it. notes: facts for the report. sizes: the batch sizes
     at which the program was traced, with one and the same graph. conditions: how many conditions on sizes tracing has met.
     kept: attributes of modules that forward has written and left for its next call. buffers: the names of the state that

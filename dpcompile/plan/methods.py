@@ -86,7 +86,7 @@ METHODS: Final[Mapping[str, Method]] = {
         Method("reweight", "Lee and Kifer 2021", of_each(product=("outer", "materialize"), lookup=("rows", "materialize")),
                ("reweight",), "two-pass", "crb-unfold",
                "norms from a first backward, layer by layer, then a backward of the losses times the clip factors"),
-        Method("ghost", "Li et al. 2022", GHOST, ("reweight",), "two-pass", "mixed-ghost",
+        Method("ghost", "Li et al. 2021", GHOST, ("reweight",), "two-pass", "mixed-ghost",
                "norms from Gram matrices at every site, then a second backward (Opacus, private-transformers)"),
         Method("mixed-ghost", "Bu et al. 2022", MIXED, ("reweight",), "two-pass", "crb-unfold",
                "Gram matrices where 2 T^2 <= p d, else per-example gradients; then a second backward", is_mixed=True),

@@ -19,6 +19,7 @@ from dpcompile import InvalidInput, StrategyError, dpcompile
 from dpcompile.__main__ import app
 from dpcompile.analysis.cuts import find_cuts
 from dpcompile.arguments import SCHEDULES
+from dpcompile.passes import copies
 from dpcompile.plan.methods import KINDS, METHODS, Method, is_gram_smaller, kind_of, resolve
 from dpcompile.plan.saved import load_plan
 from dpcompile.strategies import NORMS, SUMS
@@ -164,10 +165,19 @@ def test_methods_are_for_the_whole_model(strategy: dict[str, Any]) -> None:
         dpcompile(nn.Linear(3, 2), loss=squares, strategy=strategy)(torch.randn(2, 3))
 
 
-def test_multi_refuses_random_draws_and_names_the_line_that_vmap_cannot_run() -> None:
+def test_multi_refuses_random_draws() -> None:
     net = nn.Sequential(nn.Linear(3, 5), nn.Dropout(0.5), nn.Linear(5, 2))
     with pytest.raises(StrategyError, match=r"multi.*(dropout|bernoulli).*random numbers.*crb-unfold"):
         dpcompile(net, loss=squares, strategy="multi")(torch.randn(2, 3))
+
+
+def test_multi_names_the_operation_and_the_line_that_vmap_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copies, "make_runnable", lambda node: None)  # torch.vmap has no rule for sizes as nodes
+    net = Using(lambda m, x: m.a(x).reshape(x.shape[0] * 7, 3).view(x.shape[0], 21), a=nn.Linear(5, 3))
+    with pytest.raises(StrategyError, match=r"multi.*sym_size.*torch\.vmap cannot run it: .*sym_size.*crb-unfold"):
+        dpcompile(net, loss=squares, strategy="multi")(torch.randn(2, 7, 5))
+    monkeypatch.undo()
+    assert dpcompile(net, loss=squares, strategy="multi")(torch.randn(2, 7, 5)).norms.shape == (2,)
 
 
 @pytest.mark.parametrize("name", METHODS)
