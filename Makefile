@@ -58,7 +58,7 @@ bench-cost: $(VENV)/.bench-installed
 bench-plan: $(VENV)/.bench-installed
 	@$(RUN) -m benchmarks.planning
 
-bench-papers: $(VENV)/.bench-installed
+bench-papers: $(VENV)/.bench-installed $(VENV)/.backpack
 	@OMP_WAIT_POLICY=PASSIVE KINETO_LOG_LEVEL=9 $(RUN) -m benchmarks.experiments $(ARGS)
 
 bench-regions: $(VENV)/.bench-installed
@@ -76,6 +76,11 @@ $(VENV)/.%-installed: pyproject.toml constraints.txt | $(RUN)
 	@echo "installing $(TORCH) and the '$*' dependencies into $(VENV) (minutes the first time)"
 	@$(RUN) -m pip install -qq --disable-pip-version-check "$(TORCH)" -c constraints.txt
 	@$(RUN) -m pip install -qq --disable-pip-version-check "$(TORCH)" -c constraints.txt -e ".[$*]"
+	@touch $@
+
+# Without its dependencies: it asks for torchvision, and torchvision for a torch of its own.
+$(VENV)/.backpack: $(VENV)/.bench-installed
+	@$(RUN) -m pip install -qq --disable-pip-version-check --no-deps backpack-for-pytorch==1.7.1 einops==0.8.2 unfoldnd==0.2.3
 	@touch $@
 
 $(RUN):

@@ -90,4 +90,7 @@ METHODS = {
 LITERATURE = {name + OURS: Method(dpcompile_on("eager", name)) for name in PAPERS} | {"careful loop": Method(careful_loop)}
 """The methods of the founding papers in this compiler, and the loop that "naive" is measured against; by name only."""
 
-ALL_METHODS = METHODS | LITERATURE
+OTHERS = {"Opacus functorch": Method(peers.opacus_functorch), "BackPACK": Method(peers.backpack_gradients)}
+"""Peers that `make bench` leaves out and the papers' experiments take in."""
+
+ALL_METHODS = METHODS | LITERATURE | OTHERS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -79,6 +80,37 @@ def opacus_hooks(case: Case, model: nn.Module, x: Tensor, y: Tensor) -> Step:
     def step() -> dict[str, Tensor]:
         case.example_loss(wrapped(x), y).sum().backward()
         return clipped_sums(take_per_example(parameters))
+
+    return step
+
+
+def opacus_functorch(case: Case, model: nn.Module, x: Tensor, y: Tensor) -> Step:
+    """Opacus with torch.func in every layer instead of formulas of its own."""
+    wrapped = wrap(GradSampleModule, model, loss_reduction="sum", force_functorch=True)
+    parameters = names_of(wrapped)
+
+    def step() -> dict[str, Tensor]:
+        case.example_loss(wrapped(x), y).sum().backward()
+        return clipped_sums(take_per_example(parameters))
+
+    return step
+
+
+def backpack_gradients(case: Case, model: nn.Module, x: Tensor, y: Tensor) -> Step:
+    """BackPACK's BatchGrad: per-example gradients by an extension of every layer's backward."""
+    # Not needed by anything else, and installed without its dependencies, which would fetch another torch.
+    library, extensions = importlib.import_module("backpack"), importlib.import_module("backpack.extensions")
+    extended = library.extend(model)
+    parameters: dict[str, Any] = dict(extended.named_parameters())
+
+    def step() -> dict[str, Tensor]:
+        with library.backpack(extensions.BatchGrad()):
+            case.example_loss(extended(x), y).sum().backward()
+        gradients = {name: parameter.grad_batch for name, parameter in parameters.items()}
+        for parameter in parameters.values():
+            del parameter.grad_batch
+            parameter.grad = None
+        return clipped_sums(gradients)
 
     return step
 

@@ -30,7 +30,9 @@ README = ROOT / "README.md"
 RESULTS = ROOT / "benchmarks" / "results" / "intel-r-xeon-r-processor-2-cores.json"
 PEAKS = ROOT / "benchmarks" / "results" / "intel-r-xeon-r-processor-2-cores-peaks.md"
 COST = ROOT / "benchmarks" / "results" / "intel-r-xeon-r-processor-2-cores-cost.md"
-EXPERIMENTS = sorted(p for name in ("rochette", "lee-kifer", "beltran") for p in (ROOT / "benchmarks/results").glob(f"{name}-*.json"))
+EXPERIMENTS = sorted(
+    p for name in ("rochette", "lee-kifer", "beltran") for p in (ROOT / "benchmarks/results").glob(f"{name}-*.json")
+)
 FUZZ = ROOT / "benchmarks" / "results" / "fuzz.json"
 PINNED = importlib.metadata.version("torch").split("+")[0] == "2.13.0"
 REFUSED = """import torch

@@ -17,10 +17,10 @@ from torch import nn
 from benchmarks.cases import OURS, Case, floats, per_class
 from benchmarks.experiments import beltran_networks as networks
 from benchmarks.experiments.beltran_plot import draw
-from benchmarks.experiments.experiment import Claim, Experiment, Medians
+from benchmarks.experiments.experiment import PEERS, Claim, Experiment, Medians
 
 METHODS = ("ordinary eager", "ordinary inductor", "dpcompile eager", "dpcompile inductor", "ghost" + OURS, "bookkeep" + OURS,
-           "Opacus hooks", "Opacus ghost")  # fmt: skip
+           *PEERS)  # fmt: skip
 SMALL = ("ViT-Tiny", "ViT-Small", "BiT-R50x1")
 BFLOAT16_TOLERANCE = 0.1
 """Products of bfloat16 operands, in units of one example's contribution; float32 is held to the usual bound."""

@@ -11,6 +11,9 @@ from benchmarks.cases import Case
 SIZES = ("small", "full")
 """small: fits two CPU cores in about half an hour. full: the paper's own sizes, for one GPU."""
 
+PEERS = ("Opacus hooks", "Opacus functorch", "Opacus ghost", "BackPACK", "ExpandedWeights")
+"""Published implementations, each checked before it is timed."""
+
 Medians = Mapping[str, float]
 """Milliseconds of each method at one point."""
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from benchmarks.cases import OURS, Case, floats, per_class
 from benchmarks.experiments import lee_kifer_networks as networks
-from benchmarks.experiments.experiment import Claim, Experiment, Medians
+from benchmarks.experiments.experiment import PEERS, Claim, Experiment, Medians
 from benchmarks.experiments.lee_kifer_plot import draw
 
 BATCH, VOCABULARY = 128, 5000
@@ -25,7 +25,7 @@ LEAST, MOST = 54, 94
 Make = Callable[[], nn.Module]
 Draw = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
 PAPERS = ("naive", "reweight", "ghost", "bookkeep")
-METHODS = ("ordinary eager", "careful loop", *(name + OURS for name in PAPERS), "dpcompile eager")
+METHODS = ("ordinary eager", "careful loop", *(name + OURS for name in PAPERS), *PEERS, "dpcompile eager")
 
 
 def texts(length: int, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from functools import partial
 from torch import nn
 
 from benchmarks.cases import OURS, Case, floats, per_class
-from benchmarks.experiments.experiment import Claim, Experiment, Medians
+from benchmarks.experiments.experiment import PEERS, Claim, Experiment, Medians
 from benchmarks.experiments.rochette_networks import alexnet, net, vgg16
 from benchmarks.experiments.rochette_plot import draw
 from benchmarks.region_map import RATES
@@ -24,7 +24,7 @@ BATCHES = {"small": (3, 5, 7, 9, 12, 15, 32), "full": (3, 5, 7, 9, 12, 15, 32, 6
 SIDES = {"small": 48, "full": 256}
 SWEPT_WIDTH = {"small": 64, "full": 256}
 PAPERS = ("naive", "multi", "crb", "crb-nd", "crb-unfold", "ghost")
-METHODS = ("ordinary eager", "careful loop", *(name + OURS for name in PAPERS), "dpcompile eager")
+METHODS = ("ordinary eager", "careful loop", *(name + OURS for name in PAPERS), *PEERS, "dpcompile eager")
 
 
 def points(size: str) -> dict[str, Case]:
