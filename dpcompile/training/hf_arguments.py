@@ -9,8 +9,6 @@ from typing import Any
 from transformers import Trainer
 
 from dpcompile.ir.errors import InvalidInput
-from dpcompile.training.accountant import check_delta
-from dpcompile.training.calibrate import check_target
 
 Check = Callable[[Any], bool]
 USUAL_NORM = (None, 0, 1.0)
@@ -53,17 +51,3 @@ def check_arguments(trainer: Any) -> None:
     for is_wrong, why in REFUSED:
         if is_wrong(trainer):
             raise InvalidInput(why)
-
-
-def check_budget(noise_multiplier: Any, target_epsilon: Any, target_delta: Any, accountant: Any) -> None:
-    """Either noise, or a target that noise can be found for."""
-    if (noise_multiplier is None) == (target_epsilon is None):
-        raise InvalidInput("give noise_multiplier=, or target_epsilon= and target_delta=, and not both")
-    if target_epsilon is None:
-        return
-    if not isinstance(accountant, str):
-        raise InvalidInput('the noise for a target epsilon is found with accountant="pld" or "rdp"; or give noise_multiplier=')
-    if target_delta is None:
-        raise InvalidInput("target_delta= is missing; it is usually below 1 / number of examples")
-    check_target(target_epsilon, 1)
-    check_delta(target_delta)

@@ -26,10 +26,10 @@ from transformers import Trainer
 from dpcompile.ir.errors import InvalidInput
 from dpcompile.losses import PerExampleLoss
 from dpcompile.module import dpcompile
-from dpcompile.training.arguments import sampling_for
+from dpcompile.training.arguments import check_budget, sampling_for
 from dpcompile.training.calibrate import noise_multiplier_for
 from dpcompile.training.engine import PrivacyEngine
-from dpcompile.training.hf_arguments import check_arguments, check_budget
+from dpcompile.training.hf_arguments import check_arguments
 from dpcompile.training.hf_losses import usual_loss
 from dpcompile.training.loader import PrivateLoader, check_loader
 from dpcompile.training.module import PrivateLoss
