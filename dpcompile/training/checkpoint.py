@@ -24,7 +24,7 @@ from dpcompile.training.loader import PrivateLoader
 from dpcompile.training.optimizer import PrivateOptimizer
 from dpcompile.training.resume import Target, check_continues, check_target_kept, continue_run, run_state
 
-FORMAT = "dpcompile training 1"
+FORMAT = "dpcompile training 2"
 TENSOR = "tensor:"
 TUPLE = "tuple"
 KEYS = (str, int, float, bool)

@@ -36,8 +36,8 @@ def read_ledger(path: Path) -> Any:
     """What `write_ledger` wrote; whether it is complete is for `check_run_with_noise` to say."""
     if not path.exists():
         raise InvalidInput(
-            f"the checkpoint has no {path.name}, so that what its training has spent is unknown: it was saved by another "
-            "trainer, or with save_only_model=True. To start anew from its weights, load them into the model"
+            f"the checkpoint {path.parent} has no {path.name}, so that what its training has spent is unknown: it was saved by "
+            "another trainer, or with save_only_model=True. To start anew from its weights, load them into the model"
         )
     try:
         state = json.loads(path.read_text(encoding="utf-8"))

@@ -80,7 +80,9 @@ class PrivateTrainer(Trainer):
         check_budget(noise_multiplier, target_epsilon, target_delta, accountant)
         super().__init__(*args, **kwargs)
         check_arguments(self)
-        self.args.max_grad_norm = 0.0  # none or the default: nothing is clipped but every example
+        given: Any = self.args
+        if given.max_grad_norm is None:
+            given.max_grad_norm = 0.0  # the same, and a number, which the Trainer compares
         expected = self.args.train_batch_size if expected_batch_size is None else expected_batch_size
         self.expected_batch_size = whole(expected, "expected_batch_size")
         self.noise_multiplier, self.target_epsilon, self.target_delta = noise_multiplier, target_epsilon, target_delta

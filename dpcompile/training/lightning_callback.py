@@ -28,7 +28,7 @@ from dpcompile.training.arguments import check_budget
 from dpcompile.training.engine import PrivacyEngine
 from dpcompile.training.lightning_arguments import check_module, check_options, check_trainer
 from dpcompile.training.optimizer import check_optimizer
-from dpcompile.training.resume import check_run_with_noise, go_on_with_noise, run_with_noise
+from dpcompile.training.resume import check_run_with_noise, go_on_with_noise, is_counted, run_with_noise
 
 
 class PrivateTraining(Callback):
@@ -187,8 +187,7 @@ class PrivateTraining(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from there; for validation and tests, only see whether the weights are of this run."""
         if self.stage not in (None, "fit"):
-            is_own = state_dict.get("run") == self.loader.draws.run
-            self.is_loaded = is_own and state_dict["completed"] <= self.loader.session.completed
+            self.is_loaded = is_counted(state_dict, self.loader)
             return
         try:
             check_run_with_noise(state_dict, self.optimizer, self.loader, self.engine.target)

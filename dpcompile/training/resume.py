@@ -18,7 +18,7 @@ from dpcompile.training.noise import GeneratorNoise
 from dpcompile.training.optimizer import PrivateOptimizer
 from dpcompile.training.release import Pass, Release
 
-NAMES = {"ledger", "completed", "place", "run", "drawn_from", "noise_multiplier", "max_grad_norm"}
+NAMES = {"ledger", "completed", "place", "run", "earlier", "drawn_from", "noise_multiplier", "max_grad_norm"}
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ def run_state(optimizer: PrivateOptimizer, loader: PrivateLoader) -> dict[str, A
         "completed": optimizer.session.completed,
         "place": loader.place,
         "run": loader.draws.run,
+        "earlier": loader.draws.earlier,
         "drawn_from": [loader.draws.count, loader.draws.expected],
         "noise_multiplier": optimizer.noise_multiplier,
         "max_grad_norm": optimizer.max_grad_norm,
@@ -125,7 +126,15 @@ def continue_run(state: dict[str, Any], optimizer: PrivateOptimizer, loader: Pri
     optimizer.session.completed, loader.resumed = state["completed"], state["place"]
     loader.epoch_begin = state["completed"] - state["place"]
     optimizer.noise_multiplier, optimizer.max_grad_norm = state["noise_multiplier"], state["max_grad_norm"]
+    loader.draws.earlier = dict(state["earlier"])
     if is_seeded:
         loader.draws.run = state["run"]
     else:
+        loader.draws.earlier[state["run"]] = state["completed"]
         loader.draws.renew()
+
+
+def is_counted(state: dict[str, Any], loader: PrivateLoader) -> bool:
+    """Whether the ledger of this run holds all that the weights of this state have spent."""
+    known = {**loader.draws.earlier, loader.draws.run: loader.session.completed}
+    return bool(state["completed"] <= known.get(state["run"], -1))

@@ -154,6 +154,24 @@ def test_validation_from_ones_own_checkpoint_changes_nothing_and_from_a_foreign_
         private.statement(1e-2)
 
 
+@pytest.mark.parametrize("seed", [None, 3])
+def test_validation_from_a_checkpoint_that_was_gone_on_from_is_accounted_for(seed: int | None, tmp_path: Path) -> None:
+    first = private_training(Classifier(), seed=seed)
+    path = saved(tmp_path, trainer(tmp_path, first, max_epochs=1), first.module, first.loader)
+    private = private_training(Classifier(), seed=seed)
+    used = trainer(tmp_path, private)
+    used.fit(private.module, private.loader, ckpt_path=path)
+    used.validate(private.module, loader(), ckpt_path=path, verbose=False)
+    assert "10 steps" in private.statement(1e-2)
+    trainer(tmp_path, first).fit(first.module, first.loader)  # steps that the resumed run knows nothing of
+    later = trainer(tmp_path, first, max_epochs=1)
+    later.strategy.connect(first.module)
+    later.save_checkpoint(tmp_path / "later.ckpt")
+    used.validate(private.module, loader(), ckpt_path=tmp_path / "later.ckpt", verbose=False)
+    with pytest.raises(InvalidInput, match="make a new module"):
+        private.statement(1e-2)
+
+
 def test_a_run_of_its_own_steps_takes_no_other_ledger(tmp_path: Path) -> None:
     longer = private_training(Classifier())
     path = saved(tmp_path, trainer(tmp_path, longer), longer.module, longer.loader)
