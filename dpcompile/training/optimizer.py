@@ -49,6 +49,7 @@ class PrivateOptimizer(Optimizer):
         check_optimizer(optimizer, private)
         self.private, self.session, self.draws, self.noise, self.accountant = private, session, draws, noise, accountant
         self.noise_multiplier, self.expected_batch_size = checked_noise(noise_multiplier), expected_batch_size
+        self.made_with = self.noise_multiplier  # what was asked for, whatever schedulers and checkpoints make of it
         self.adaptive: AdaptiveQuantile | None = None
         self.observers: list[Callable[[Session], None]] = []
         session.publish(self.released())  # what is in p.grad now is of no step of this training

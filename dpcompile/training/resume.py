@@ -18,7 +18,7 @@ from dpcompile.training.noise import GeneratorNoise
 from dpcompile.training.optimizer import PrivateOptimizer
 from dpcompile.training.release import Pass, Release
 
-NAMES = {"ledger", "completed", "place", "run", "earlier", "drawn_from", "noise_multiplier", "max_grad_norm"}
+NAMES = {"ledger", "completed", "place", "run", "earlier", "drawn_from", "made_with", "noise_multiplier", "max_grad_norm"}
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ def run_state(optimizer: PrivateOptimizer, loader: PrivateLoader) -> dict[str, A
         "run": loader.draws.run,
         "earlier": loader.draws.earlier,
         "drawn_from": [loader.draws.count, loader.draws.expected],
+        "made_with": optimizer.made_with,
         "noise_multiplier": optimizer.noise_multiplier,
         "max_grad_norm": optimizer.max_grad_norm,
     }
@@ -96,8 +97,10 @@ def check_continues(state: dict[str, Any], optimizer: PrivateOptimizer, loader: 
 def check_target_kept(
     state: dict[str, Any], optimizer: PrivateOptimizer, loader: PrivateLoader, target: Target | None, is_seeded: bool
 ) -> None:
-    """Refuse to go on where the checkpoint's steps and those that are left of the training spend more than the target."""
+    """Refuse to go on where the checkpoint's steps and those that are left of the training spend more than the target, or
+    than the noise that was asked for would."""
     if target is None:
+        check_noise_kept(state, optimizer)
         return
     coming = releases_to_come(state, loader, target, is_seeded)
     spent = optimizer.accountant.epsilon_with(state["ledger"], coming, target.delta)
@@ -105,8 +108,18 @@ def check_target_kept(
         raise InvalidInput(
             f"the checkpoint's steps had less noise than target_epsilon={target.epsilon:g} needs: with the {target.steps} steps "
             f"of the whole training, the rest at the checkpoint's noise multiplier {state['noise_multiplier']:g}, epsilon is "
-            f"{rounded_up(spent):g}. Give noise_multiplier=, a target_epsilon of at least {rounded_up(spent):g}, or a shorter "
-            "training"
+            f"{rounded_up(spent):g}. Give noise_multiplier={state['made_with']!r}, a target_epsilon of at least "
+            f"{rounded_up(spent):g}, or a shorter training"
+        )
+
+
+def check_noise_kept(state: dict[str, Any], optimizer: PrivateOptimizer) -> None:
+    """Refuse to go on with less noise than this run was made with; what schedulers have changed since is the run's own."""
+    if optimizer.made_with > state["made_with"] * (1 + 1e-9):
+        raise InvalidInput(
+            f"the checkpoint's run was made with noise_multiplier={state['made_with']:g}, and goes on with less noise than the "
+            f"{optimizer.made_with:g} that is asked for here. Give noise_multiplier={state['made_with']!r}; for more noise from "
+            "here on, set the private optimizer's noise_multiplier once the checkpoint is loaded"
         )
 
 
@@ -125,7 +138,8 @@ def continue_run(state: dict[str, Any], optimizer: PrivateOptimizer, loader: Pri
     optimizer.session.clear()
     optimizer.session.completed, loader.resumed = state["completed"], state["place"]
     loader.epoch_begin = state["completed"] - state["place"]
-    optimizer.noise_multiplier, optimizer.max_grad_norm = state["noise_multiplier"], state["max_grad_norm"]
+    optimizer.noise_multiplier, optimizer.made_with = state["noise_multiplier"], state["made_with"]
+    optimizer.max_grad_norm = state["max_grad_norm"]
     loader.draws.earlier = dict(state["earlier"])
     if is_seeded:
         loader.draws.run = state["run"]

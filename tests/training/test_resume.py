@@ -27,6 +27,11 @@ def targeted(model: nn.Module, epochs: int, **options: Any) -> PrivacyEngine:
     return engine
 
 
+def made_like(message: str) -> float:
+    """The noise multiplier that a refusal names."""
+    return float(message.split("Give noise_multiplier=")[1].split(", a target", maxsplit=1)[0])
+
+
 @pytest.mark.parametrize("seed", [None, 3])
 def test_a_longer_training_than_the_target_was_for_is_refused_with_nothing_changed(seed: int | None, tmp_path: Path) -> None:
     first, second = targeted(network(), 2, seed=seed), targeted(network().double(), 4, seed=seed)
@@ -40,7 +45,16 @@ def test_a_longer_training_than_the_target_was_for_is_refused_with_nothing_chang
         second.load_checkpoint(path=tmp_path / "run")
     assert torch.equal(values(model), before)
     assert len(second.accountant.ledger) == 0
+    made = made_like(str(refused.value))
     finish(first.triple(), 20)
+    second = PrivacyEngine(accountant="rdp", seed=seed)
+    model = network()
+    second.make_private(
+        module=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.5), data_loader=loader(), noise_multiplier=made
+    )
+    second.load_checkpoint(path=tmp_path / "run")  # the first way out
+    finish(second.triple(), 20)
+    assert second.get_epsilon(1e-2) == first.get_epsilon(1e-2)
     named = float(str(refused.value).split("epsilon is ")[1].split(". Give")[0])
     assert math.isclose(named, first.get_epsilon(1e-2), abs_tol=1.1e-4), "the epsilon that all steps would have spent"
 
@@ -53,6 +67,19 @@ def test_the_same_training_goes_on_within_its_target(seed: int | None, tmp_path:
     second.load_checkpoint(path=tmp_path / "run")
     finish(second.triple(), 10)
     assert 3.9 < second.get_epsilon(1e-2) <= 4.0
+
+
+def test_less_noise_than_is_asked_for_is_refused(tmp_path: Path) -> None:
+    first, more, less = made(network(), noise_multiplier=1.0), made(network(), noise_multiplier=2.0), made(network(), 0.5)
+    finish(first, 1)
+    first[1].noise_multiplier = 0.75  # a scheduler's
+    save(tmp_path / "run", *first)
+    with pytest.raises(InvalidInput, match="less noise than the 2 that is asked for"):
+        load(tmp_path / "run", *more)
+    assert (more[1].noise_multiplier, len(more[1].accountant.ledger)) == (2.0, 0)
+    for triple in (less, made(network())):
+        load(tmp_path / "run", *triple)
+        assert triple[1].noise_multiplier == 0.75
 
 
 @pytest.mark.parametrize("seed", [None, 3])
