@@ -117,6 +117,19 @@ class StandIn(nn.Module):
                 raise
             return handed_out(getattr(self.model, name), name)
 
+    def __getitem__(self, key: Any) -> Any:
+        """A submodule of a model that has places or keys, as a `Part`."""
+        return handed_out(self.model[key], f"[{key!r}]")  # type: ignore[index]
+
+    def __iter__(self) -> Iterator[Any]:
+        return (handed_out(item, "a submodule") for item in self.model)  # type: ignore[attr-defined]
+
+    def __len__(self) -> int:
+        return len(self.model)  # type: ignore[arg-type]
+
+    def __bool__(self) -> bool:
+        return bool(self.model)
+
     def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Parameter]]:
         """The model's own, without a prefix."""
         return self.model.named_parameters(*args, **kwargs)

@@ -148,7 +148,7 @@ def test_other_trainers_are_imported_by_their_own_files_only() -> None:
         if imported.split(".")[0] in ("transformers", "lightning")
     }
     training = "dpcompile.training."
-    assert found == {training + name for name in ("hf_arguments", "hf_trainer", "lightning_callback")}
+    assert found == {training + name for name in ("hf_arguments", "hf_trainer", "lightning_arguments", "lightning_callback")}
     needing = {
         name for name, (_, tree) in MODULES.items() for _, other in imports(tree) if any(other.startswith(one) for one in found)
     }

@@ -91,3 +91,24 @@ def test_copies_of_parts_are_ordinary_modules(copied: Any) -> None:
     assert type(part) is nn.Linear and torch.equal(part.weight, module.head.weight)
     assert part(torch.randn(2, 6)).requires_grad
     assert torch.equal(copied(module)(X), module(X))
+
+
+def test_a_drop_in_has_the_places_of_its_model() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh())
+    module: Any = dpcompile(model, max_grad_norm=1.0).as_module()
+    assert len(module) == 2
+    assert [layer.__class__ for layer in module] == [nn.Linear, nn.Tanh]
+    assert module[0].weight is model[0].weight
+    for layer in (module[0], next(iter(module))):
+        with pytest.raises(DPCompileError, match="called with gradients enabled"):
+            layer(X)
+    with torch.no_grad():
+        assert torch.equal(module[0](X), model[0](X))
+
+
+def test_a_drop_in_of_a_model_without_places_has_none_and_is_true() -> None:
+    module: Any = dpcompile(Encoder(), max_grad_norm=1.0).as_module()
+    assert module
+    for look in (len, iter, lambda m: m[0]):
+        with pytest.raises(TypeError, match="Encoder"):
+            look(module)

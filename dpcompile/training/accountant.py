@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from typing import Any, Protocol
 
@@ -74,25 +74,25 @@ class Accountant:
             )
         self.kind, self.other = kind, other
         self.ledger = Ledger()
+        self.released = 0
+        """Steps that were counted here, and not taken over from a checkpoint."""
 
     def add(self, release: Release) -> None:
         """Count one step, before its result is used."""
         if self.other is not None:
             self.tell(release)
         self.ledger.add(release)
+        self.released += 1
 
     def restore(self, data: list[Any]) -> None:
         """Take over a saved ledger, for the accountant of another library step by step."""
-        known = len(self.ledger)
-        self.ledger.load_json(data)
-        if self.other is None:
-            return
-        if known:
+        if self.other is not None and len(self.ledger):
             raise InvalidInput(
                 "another library's accountant has counted steps already; make a new one, and a new engine, to load"
             )
+        self.ledger.load_json(data)
         for release, count in self.ledger.entries:
-            for _ in range(count):
+            for _ in range(count if self.other is not None else 0):
                 self.tell(release)
 
     def tell(self, release: Release) -> None:
@@ -117,6 +117,14 @@ class Accountant:
             return float(self.other.get_epsilon(delta))
         return epsilon_of(self.ledger.event(), delta, self.kind) if self.ledger.entries else 0.0
 
+    def epsilon_with(self, data: list[Any], coming: Iterable[Release], delta: float) -> float:
+        """Epsilon of a saved ledger and of steps to come behind it; changes nothing."""
+        ledger = Ledger()
+        ledger.load_json(data)
+        for release in coming:
+            ledger.add(release)
+        return epsilon_of(ledger.event(), delta, self.kind)
+
     def statement(self, delta: float) -> str:
         """What may be said of the trained model, with everything that it rests on."""
         kinds: dict[str, tuple[Sampling, int]] = {}
@@ -134,7 +142,8 @@ class Accountant:
         return (
             f"({rounded_up(self.get_epsilon(delta)):g}, {delta:g})-differentially private under {relation} one example: "
             f"{releases}, noise multiplier {noise} ({name}). It covers "
-            "the parameters after every step; choices made by looking at the data (settings, early stopping) are not counted"
+            "the parameters after every step; choices made by looking at the data (settings, early stopping, learning rates that "
+            "follow a loss) are not counted"
         )
 
 

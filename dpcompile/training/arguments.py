@@ -14,6 +14,8 @@ from torch.utils.data import DataLoader
 
 from dpcompile.ir.errors import InvalidInput
 from dpcompile.module import PrivateModule
+from dpcompile.training.accountant import check_delta
+from dpcompile.training.calibrate import check_target
 from dpcompile.training.loader import PrivateLoader
 from dpcompile.training.release import Pass, Poisson, Sampling, TruncatedPoisson, checked_rate, whole
 
@@ -21,6 +23,20 @@ OTHER_MODES = ("hooks", "functorch", "ew", "auto")
 """Opacus' ways to compute norms, any of which a script may name."""
 OUTSIDE = {"self", "compile_options", "model", "loss"}
 """Parameters of make_private and dpcompile that are no options."""
+
+
+def check_budget(noise_multiplier: Any, target_epsilon: Any, target_delta: Any, accountant: Any) -> None:
+    """Either noise, or a target that noise can be found for."""
+    if (noise_multiplier is None) == (target_epsilon is None):
+        raise InvalidInput("give noise_multiplier=, or target_epsilon= and target_delta=, and not both")
+    if target_epsilon is None:
+        return
+    if not isinstance(accountant, str):
+        raise InvalidInput('the noise for a target epsilon is found with accountant="pld" or "rdp"; or give noise_multiplier=')
+    if target_delta is None:
+        raise InvalidInput("target_delta= is missing; it is usually below 1 / number of examples")
+    check_target(target_epsilon, 1)
+    check_delta(target_delta)
 
 
 def divisor(expected: Any, loader: DataLoader[Any]) -> int:

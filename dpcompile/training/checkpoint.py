@@ -22,11 +22,13 @@ from torch import Tensor
 from dpcompile.ir.errors import InvalidInput
 from dpcompile.training.loader import PrivateLoader
 from dpcompile.training.optimizer import PrivateOptimizer
-from dpcompile.training.resume import check_continues, continue_run, run_state
+from dpcompile.training.resume import Target, check_continues, check_target_kept, continue_run, run_state
 
-FORMAT = "dpcompile training 1"
+FORMAT = "dpcompile training 2"
 TENSOR = "tensor:"
 TUPLE = "tuple"
+KEYS = (str, int, float, bool)
+"""Types of keys that JSON writes as values, which keep them."""
 
 
 def save(
@@ -42,8 +44,6 @@ def save(
         "module": packed(module.state_dict(), "module", tensors),
         "optimizer": packed(optimizer.state_dict(), "optimizer", tensors),
         **run_state(optimizer, loader),
-        "noise_multiplier": optimizer.noise_multiplier,
-        "max_grad_norm": optimizer.max_grad_norm,
         "seeded": packed(random_state(optimizer, loader), "seeded", tensors),
         "extra": packed(extra, "extra", tensors),
     }
@@ -54,20 +54,22 @@ def save(
     temporary.replace(target)
 
 
-def load(path: str | os.PathLike[str], module: Any, optimizer: PrivateOptimizer, loader: PrivateLoader) -> Any:
+def load(
+    path: str | os.PathLike[str], module: Any, optimizer: PrivateOptimizer, loader: PrivateLoader, target: Target | None = None
+) -> Any:
     """Continue from a checkpoint; returns its `extra`. Refuses, with nothing changed, what is not of this model and run."""
     state, tensors = read(path)
-    module_state = unpacked(state["module"], tensors)
+    module_state, extra = unpacked(state["module"], tensors), unpacked(state["extra"], tensors)
     check_same_model(module.state_dict(), module_state)
     seeded = unpacked(state["seeded"], tensors)
     check_same_seed(seeded, optimizer, loader)
     check_continues(state, optimizer, loader)
+    check_target_kept(state, optimizer, loader, target, seeded is not None)
     optimizer.load_state_dict(unpacked(state["optimizer"], tensors))
     module.load_state_dict(module_state)
     continue_run(state, optimizer, loader, seeded is not None)
-    optimizer.noise_multiplier, optimizer.max_grad_norm = state["noise_multiplier"], state["max_grad_norm"]
     restore_random_state(seeded, optimizer, loader)
-    return unpacked(state["extra"], tensors)
+    return extra
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -88,9 +90,11 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor
 def packed(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     """Plain data for JSON; tensors go to `tensors` under the name that stands in their place. Dicts become lists of pairs."""
     if isinstance(value, Tensor):
-        tensors[name] = value
-        return TENSOR + name
+        own = f"{name}#{len(tensors)}"  # keys may have points of their own: the number alone keeps names apart
+        tensors[own] = value
+        return TENSOR + own
     if isinstance(value, dict):
+        check_keys(value, name)
         return {"dict": [[key, packed(held, f"{name}.{key}", tensors)] for key, held in value.items()]}
     if isinstance(value, (list, tuple)):
         kind = TUPLE if isinstance(value, tuple) else "list"
@@ -100,6 +104,15 @@ def packed(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     raise InvalidInput(
         f"{name} is a {type(value).__name__}, which a checkpoint without pickle cannot hold; give plain data and tensors"
     )
+
+
+def check_keys(held: dict[Any, Any], name: str) -> None:
+    """Refuse keys that would not come back from JSON as they were."""
+    for key in held:
+        if type(key) not in KEYS:
+            raise InvalidInput(
+                f"{name} has the key {key!r}, a {type(key).__name__}, which would not come back as it is; use strings or numbers"
+            )
 
 
 def unpacked(value: Any, tensors: dict[str, Tensor]) -> Any:

@@ -38,6 +38,7 @@ from dpcompile.training.module import PrivateDropIn, PrivateLoss
 from dpcompile.training.noise import GeneratorNoise, Noise, SecureNoise
 from dpcompile.training.optimizer import PrivateOptimizer
 from dpcompile.training.release import Pass
+from dpcompile.training.resume import Target
 from dpcompile.training.sampling import Draws
 from dpcompile.training.session import Session
 
@@ -60,6 +61,7 @@ class PrivacyEngine:
         self.accountant = Accountant(accountant) if isinstance(accountant, str) else Accountant("pld", checked_other(accountant))
         self.secure_mode, self.seed = secure_mode, seed
         self.made: Triple | None = None
+        self.target: Target | None = None
 
     def make_private(
         self,
@@ -109,7 +111,7 @@ class PrivacyEngine:
         wrapped = PrivateOptimizer(optimizer, private, session, draws, noise, self.accountant, noise_multiplier, expected)
         wrapped.set_adaptive(clipping)
         outside = None if module is private else (loss_reduction, output_dim)
-        self.made = training_module(private, session, outside), wrapped, loader
+        self.made, self.target = (training_module(private, session, outside), wrapped, loader), None
         return self.made
 
     def make_private_with_epsilon(
@@ -128,7 +130,9 @@ class PrivacyEngine:
                                 options.get("poisson_sampling", True))  # fmt: skip
         steps = epochs if isinstance(sampling, Pass) else epochs * len(Draws(1, sampling, expected, 0))
         noise_multiplier = noise_multiplier_for(target_epsilon, target_delta, sampling, steps, self.accountant.kind)
-        return self.make_private(data_loader=data_loader, noise_multiplier=noise_multiplier, **options)
+        made = self.make_private(data_loader=data_loader, noise_multiplier=noise_multiplier, **options)
+        self.target = Target(target_epsilon, target_delta, epochs * len(made[2]))
+        return made
 
     def get_epsilon(self, delta: float) -> float:
         """Epsilon of all steps so far."""
@@ -148,8 +152,11 @@ class PrivacyEngine:
         save(path, *self.triple(module, optimizer), extra=checkpoint_dict)
 
     def load_checkpoint(self, *, path: str | os.PathLike[str], module: Any = None, optimizer: Any = None) -> Any:
-        """Continue from such a file, in the middle of an epoch too; returns its checkpoint_dict."""
-        return load(path, *self.triple(module, optimizer))
+        """Continue from such a file, in the middle of an epoch too, with its noise and clip norm; returns its checkpoint_dict.
+
+        Refused, with nothing changed: other models and runs, and a target_epsilon that its steps and the rest would exceed.
+        """
+        return load(path, *self.triple(module, optimizer), self.target)
 
     def triple(self, module: Any = None, optimizer: Any = None) -> Triple:
         """What make_private returned last."""

@@ -6,15 +6,17 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from torch.utils.data import Subset
 from transformers import Trainer
 
 from dpcompile.ir.errors import InvalidInput
-from dpcompile.training.accountant import check_delta
-from dpcompile.training.calibrate import check_target
 
 Check = Callable[[Any], bool]
 USUAL_NORM = (None, 0, 1.0)
 """Values of args.max_grad_norm that nobody has to have chosen: 1.0 is the default."""
+WHOLE_CHECKPOINTS = ("checkpoint", "all_checkpoints")
+BY_METRIC = ("reduce_lr_on_plateau", "greedy", "ReduceLROnPlateau", "GreedyLR")
+"""Schedulers that look at a metric: what arguments call them, and their classes."""
 
 REFUSED: tuple[tuple[Check, str], ...] = (
     (lambda t: t.args.gradient_accumulation_steps > 1,
@@ -45,25 +47,44 @@ REFUSED: tuple[tuple[Check, str], ...] = (
      "label_smoothing_factor averages over all tokens of the batch; give loss=, a smoothing loss(model, **inputs) -> f[B]"),
     (lambda t: t.model_init is not None,
      "model_init makes a new model for every train(), and each would have to be accounted for; give model="),
+    (lambda t: getattr(t.args, "include_num_input_tokens_seen", "no") not in ("no", False),
+     "include_num_input_tokens_seen logs how many tokens were drawn, which says who was drawn and has no noise; leave it out"),
+    (lambda t: t.args.push_to_hub and str(getattr(t.args.hub_strategy, "value", t.args.hub_strategy)) in WHOLE_CHECKPOINTS,
+     "hub_strategy publishes whole checkpoints, whose trainer_state.json repeats losses without noise; "
+     'give hub_strategy="every_save" or "end"'),
+    (lambda t: follows_a_metric(t) and evaluates_on_training_data(t),
+     "the scheduler chooses learning rates by a metric, and eval_dataset is (or has) the training data: a release without "
+     "noise that no epsilon covers. Evaluate on other data, or use a scheduler that only counts steps"),
 )  # fmt: skip
 
 
+def follows_a_metric(trainer: Any) -> bool:
+    """Whether the learning rate depends on an evaluation."""
+    kind = trainer.args.lr_scheduler_type
+    classes = [one.__name__ for one in type(trainer.lr_scheduler).__mro__]
+    return any(name in BY_METRIC for name in (str(getattr(kind, "value", kind)), *classes))
+
+
+def evaluates_on_training_data(trainer: Any) -> bool:
+    """Whether one of the data sets for evaluation is the training's, a part of it, or what it is a part of."""
+    given = trainer.eval_dataset
+    sets = given.values() if isinstance(given, dict) else given if isinstance(given, (list, tuple)) else [given]
+    train = trainer.train_dataset
+    return train is not None and any(
+        one is whole or train is part for one in sets if one is not None for whole in wholes(train) for part in wholes(one)
+    )
+
+
+def wholes(dataset: Any) -> list[Any]:
+    """The data set, and what it is a subset of."""
+    found = [dataset]
+    while isinstance(found[-1], Subset):
+        found.append(found[-1].dataset)
+    return found
+
+
 def check_arguments(trainer: Any) -> None:
-    """Refuse what would not be private, or would be ignored."""
+    """Refuse what would not be private, or would be ignored; asked again when training begins."""
     for is_wrong, why in REFUSED:
         if is_wrong(trainer):
             raise InvalidInput(why)
-
-
-def check_budget(noise_multiplier: Any, target_epsilon: Any, target_delta: Any, accountant: Any) -> None:
-    """Either noise, or a target that noise can be found for."""
-    if (noise_multiplier is None) == (target_epsilon is None):
-        raise InvalidInput("give noise_multiplier=, or target_epsilon= and target_delta=, and not both")
-    if target_epsilon is None:
-        return
-    if not isinstance(accountant, str):
-        raise InvalidInput('the noise for a target epsilon is found with accountant="pld" or "rdp"; or give noise_multiplier=')
-    if target_delta is None:
-        raise InvalidInput("target_delta= is missing; it is usually below 1 / number of examples")
-    check_target(target_epsilon, 1)
-    check_delta(target_delta)

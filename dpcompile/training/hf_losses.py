@@ -16,12 +16,14 @@ from dpcompile.losses import PerExampleLoss, per_example_criterion
 
 def next_token_losses(model: nn.Module, *, labels: Tensor, **inputs: Any) -> Tensor:
     """f[B]: cross entropy of each token i64[B, T] given those before it."""
-    return per_example_criterion(nn.CrossEntropyLoss(), logits_of(model, inputs)[:, :-1].transpose(1, 2), labels[:, 1:])
+    logits = logits_of(model, inputs)
+    return per_example_criterion(nn.CrossEntropyLoss(), logits[:, :-1].transpose(1, 2), behind_prompt(labels, logits)[:, 1:])
 
 
 def token_losses(model: nn.Module, *, labels: Tensor, **inputs: Any) -> Tensor:
     """f[B]: cross entropy of labels i64[B, T] at their own places."""
-    return per_example_criterion(nn.CrossEntropyLoss(), logits_of(model, inputs).transpose(1, 2), labels)
+    logits = logits_of(model, inputs)
+    return per_example_criterion(nn.CrossEntropyLoss(), logits.transpose(1, 2), behind_prompt(labels, logits))
 
 
 def classification_losses(model: nn.Module, *, labels: Tensor, **inputs: Any) -> Tensor:
@@ -37,6 +39,8 @@ def classification_losses(model: nn.Module, *, labels: Tensor, **inputs: Any) ->
     return per_example_criterion(criterion, logits, labels)
 
 
+IGNORED = -100
+"""The label of places that do not count."""
 LOSSES: dict[str, PerExampleLoss] = {
     "ForCausalLM": next_token_losses,
     "ForMaskedLM": token_losses,
@@ -60,6 +64,11 @@ def usual_loss(model: nn.Module) -> PerExampleLoss | None:
     base = model if below is None else below()
     kind = "ForCausalLM" if type(base).__name__ in NEXT_TOKEN else getattr(base, "loss_type", None)
     return LOSSES.get(str(kind))
+
+
+def behind_prompt(labels: Tensor, logits: Tensor) -> Tensor:
+    """Labels i64[B, T], with -100 for what an adapter of peft puts before every example (prompt tuning, p-tuning)."""
+    return nn.functional.pad(labels, (max(0, logits.shape[1] - labels.shape[1]), 0), value=IGNORED)
 
 
 def logits_of(model: nn.Module, inputs: dict[str, Any]) -> Tensor:

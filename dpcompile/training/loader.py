@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -40,12 +40,15 @@ class PrivateLoader(DataLoader[Any]):
         self.session, self.draws, self.expected_batch_size = session, draws, draws.expected
         self.physical = PhysicalBatches(draws, physical_batch_size, pad)
         self.resumed, self.epoch_begin = 0, session.completed
+        self.guard: Callable[[], None] | None = None
+        """Called before every batch; raises where a batch would not be trained on privately."""
         kept = {name: getattr(like, name) for name in KEPT if hasattr(like, name)}
         own = torch.Generator().manual_seed(int(draws.generator(2, 0).integers(2**63)))
         super().__init__(like.dataset, batch_sampler=self.physical, generator=own, **kept)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # a generator, not torch's own iterator class
         """One epoch; what is left of it where training was resumed in its middle."""
+        self.check_guarded()
         place, self.resumed = self.resumed, 0
         begin = self.session.completed
         self.epoch_begin = begin - place
@@ -56,9 +59,15 @@ class PrivateLoader(DataLoader[Any]):
         for batch in super().__iter__():
             if queue is not self.physical.queue:
                 raise InvalidInput("another iteration over the private loader has begun; go on with that one only")
+            self.check_guarded()
             physical = queue.popleft()
             self.session.begin(physical)
             yield filled_up(batch, physical)
+
+    def check_guarded(self) -> None:
+        """Refuse to hand out a batch where the guard says so."""
+        if self.guard is not None:
+            self.guard()
 
     @property
     def counted(self) -> int:

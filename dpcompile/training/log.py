@@ -65,14 +65,15 @@ class TrainingLog:
                 file.write(json.dumps(row) + "\n")
         if self.bar is not None:
             self.bar.update()
-            clipped = f"{row['share_clipped_NOT_PRIVATE']:.0%} (not private)"
+            share = row["share_clipped_NOT_PRIVATE"]
+            clipped = "none drawn (not private)" if share is None else f"{share:.0%} (not private)"
             self.bar.set_postfix(epsilon=f"{self.epsilon:.2f}", clipped=clipped)
 
 
 def measured(session: Session) -> dict[str, Any]:
-    """Loss, share clipped and quantiles of the norms over the examples that were drawn; NaN for none.
+    """Loss, share clipped and quantiles of the norms over the examples that were drawn; None (JSON's null) for none.
 
-    The loss is None where it stays outside of the module (criterion(module(x), y)).
+    The loss is None too where it stays outside of the module (criterion(module(x), y)).
     """
     counted = torch.cat([step.counted & ~step.nonfinite for step in session.steps])
     losses = torch.cat([step.losses for step in session.steps])[counted].double()
@@ -80,10 +81,10 @@ def measured(session: Session) -> dict[str, Any]:
     kept = [step.unclipped if step.unclipped.dim() == 1 else step.unclipped.all(1) for step in session.steps]
     clipped = (~torch.cat(kept))[counted].double()
     levels = torch.tensor(QUANTILES, dtype=torch.float64, device=norms.device)
-    quantiles = norms.quantile(levels).tolist() if len(norms) else [float("nan")] * len(QUANTILES)
+    quantiles = norms.quantile(levels).tolist() if len(norms) else [None] * len(QUANTILES)
     return {
         "examples_NOT_PRIVATE": int(counted.sum()),
-        "loss_NOT_PRIVATE": float(losses.mean()) if session.is_loss_known else None,
-        "share_clipped_NOT_PRIVATE": float(clipped.mean()),
+        "loss_NOT_PRIVATE": float(losses.mean()) if session.is_loss_known and len(losses) else None,
+        "share_clipped_NOT_PRIVATE": float(clipped.mean()) if len(clipped) else None,
         "norm_quantiles_NOT_PRIVATE": dict(zip(map(str, QUANTILES), quantiles, strict=True)),
     }

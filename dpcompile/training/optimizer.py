@@ -27,6 +27,7 @@ from dpcompile.training.release import Release, checked_noise
 from dpcompile.training.sampling import Draws
 from dpcompile.training.session import Parameters, Session
 
+FROM_MODULE = "Build the optimizer from module.parameters(), after the last change of the module"
 PIECE, LARGE_PIECE = 1 << 18, 1 << 24
 """Normals that are drawn at a time: a megabyte of float32, which a processor's caches hold; on other devices 64 MB, since every
 piece is three launches there."""
@@ -48,6 +49,7 @@ class PrivateOptimizer(Optimizer):
         check_optimizer(optimizer, private)
         self.private, self.session, self.draws, self.noise, self.accountant = private, session, draws, noise, accountant
         self.noise_multiplier, self.expected_batch_size = checked_noise(noise_multiplier), expected_batch_size
+        self.made_with = self.noise_multiplier  # what was asked for, whatever schedulers and checkpoints make of it
         self.adaptive: AdaptiveQuantile | None = None
         self.observers: list[Callable[[Session], None]] = []
         session.publish(self.released())  # what is in p.grad now is of no step of this training
@@ -210,7 +212,7 @@ def pieces(parameters: Parameters, sums: dict[str, Tensor]) -> Iterator[Paramete
         yield group
 
 
-def check_optimizer(optimizer: Any, private: PrivateModule) -> None:
+def check_optimizer(optimizer: Any, private: PrivateModule, way_out: str = FROM_MODULE) -> None:
     """Refuse an optimizer that would update what the compiled step does not clip, or look at the data more than once a step."""
     if not isinstance(optimizer, Optimizer):
         raise InvalidInput(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
@@ -220,14 +222,13 @@ def check_optimizer(optimizer: Any, private: PrivateModule) -> None:
         raise InvalidInput(
             "LBFGS evaluates the loss several times per step, and every evaluation would have to be released; use another"
         )
-    check_known([parameter for group in optimizer.param_groups for parameter in group["params"]], private)
+    check_known([parameter for group in optimizer.param_groups for parameter in group["params"]], private, way_out)
 
 
-def check_known(parameters: list[Tensor], private: PrivateModule) -> None:
+def check_known(parameters: list[Tensor], private: PrivateModule, way_out: str = FROM_MODULE) -> None:
     """Refuse parameters that the compiled step does not clip."""
     known = {id(parameter) for _, parameter in private.named_parameters()}
     if any(id(parameter) not in known for parameter in parameters):
         raise InvalidInput(
-            "optimizer has a parameter that the module does not have: it would be updated without clipping and noise. Build the "
-            "optimizer from module.parameters(), after the last change of the module"
+            f"optimizer has a parameter that the module does not have: it would be updated without clipping and noise. {way_out}"
         )

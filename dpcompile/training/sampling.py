@@ -26,6 +26,8 @@ class Draws:
 
     def __init__(self, count: int, sampling: Sampling, expected: int, seed: int | None = None) -> None:
         self.count, self.sampling, self.expected = count, sampling, expected
+        self.earlier: dict[str, int] = {}
+        """Runs that this one goes on from, and how many of their steps are in its ledger."""
         self.renew()
         if seed is not None:
             self.key = seed

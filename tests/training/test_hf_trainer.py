@@ -9,18 +9,16 @@ from typing import Any
 
 import pytest
 import torch
+from hf_case import COUNT, EXPECTED, LENGTH, WORDS, Sentences, arguments, gpt2, trainer_for
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from training_case import values
 from transformers import (
     BertConfig,
     BertForMaskedLM,
     BertForSequenceClassification,
-    GPT2Config,
-    GPT2LMHeadModel,
     TrainerCallback,
-    TrainingArguments,
     default_data_collator,
 )
 
@@ -30,32 +28,7 @@ from dpcompile.training.hf_arguments import check_arguments
 from dpcompile.training.hf_losses import classification_losses, next_token_losses, token_losses, usual_loss
 from dpcompile.training.hf_trainer import LEDGER, PrivateTrainer
 
-COUNT, LENGTH, WORDS, EXPECTED = 40, 7, 13, 8
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft", "ignore::UserWarning:torch.utils.data")
-
-
-class Sentences(Dataset[dict[str, Tensor]]):
-    """Random tokens; labels are the tokens, or a class."""
-
-    def __init__(self, classes: int = 0) -> None:
-        generator = torch.Generator().manual_seed(6)
-        self.tokens = torch.randint(0, WORDS, (COUNT, LENGTH), generator=generator)
-        self.classes = classes
-
-    def __len__(self) -> int:
-        return COUNT
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        row = self.tokens[index]
-        return {"input_ids": row, "labels": row[0] % self.classes if self.classes else row}
-
-
-def gpt2(**options: Any) -> GPT2LMHeadModel:
-    """One layer with tied embeddings, without draws."""
-    torch.manual_seed(3)
-    sizes: dict[str, Any] = {"vocab_size": WORDS, "n_positions": LENGTH, "n_embd": 8, "n_layer": 1, "n_head": 2}
-    dropout: dict[str, Any] = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
-    return GPT2LMHeadModel(GPT2Config(**sizes, **dropout, bos_token_id=0, eos_token_id=0, **options))
 
 
 def bert(kind: Any, **options: Any) -> Any:
@@ -64,24 +37,6 @@ def bert(kind: Any, **options: Any) -> Any:
     sizes: dict[str, Any] = {"vocab_size": WORDS, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
     dropout: dict[str, Any] = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     return kind(BertConfig(**sizes, **dropout, intermediate_size=10, max_position_embeddings=LENGTH, **options))
-
-
-def arguments(folder: Path, **options: Any) -> TrainingArguments:
-    """A short training by SGD."""
-    usual: dict[str, Any] = {
-        "max_steps": 7, "per_device_train_batch_size": EXPECTED, "optim": "sgd", "learning_rate": 0.3, "logging_steps": 3,
-        "lr_scheduler_type": "linear", "save_strategy": "no", "report_to": [], "use_cpu": True, "disable_tqdm": True,
-    }  # fmt: skip
-    return TrainingArguments(output_dir=str(folder), **(usual | options))
-
-
-def trainer_for(model: nn.Module, folder: Path, options: dict[str, Any] | None = None, **given: Any) -> PrivateTrainer:
-    """A trainer with much noise."""
-    usual: dict[str, Any] = {"train_dataset": Sentences(), "noise_multiplier": 0.7, "seed": 5, "max_per_example_norm": 0.5,
-                             "accountant": "rdp"}  # fmt: skip
-    if "target_epsilon" in given:
-        del usual["noise_multiplier"]
-    return PrivateTrainer(model, arguments(folder, **(options or {})), **(usual | given))
 
 
 def plain_loop(model: nn.Module, steps: int, dataset: Any, loss: Any, norm: float = 0.5) -> PrivacyEngine:

@@ -54,12 +54,18 @@ def test_everything_computed_from_the_data_says_so() -> None:
     assert {name for name in log.rows[0] if not name.endswith("NOT_PRIVATE")} == public
 
 
-def test_an_empty_draw_has_a_row() -> None:
+def refuse(constant: str) -> None:
+    """What JSON does not know."""
+    raise AssertionError(f"{constant} is no JSON")
+
+
+def test_an_empty_draw_has_a_row_that_every_reader_of_json_takes(tmp_path: Path) -> None:
     triple = made(network(), sample_rate=1e-9)
-    with TrainingLog(triple[1], delta=1e-3) as log:
+    with TrainingLog(triple[1], delta=1e-3, path=tmp_path / "log.jsonl", total=1) as log:
         finish(triple, 1)
     assert log.rows[0]["examples_NOT_PRIVATE"] == 0
-    assert math.isnan(log.rows[0]["share_clipped_NOT_PRIVATE"])
+    assert log.rows[0]["share_clipped_NOT_PRIVATE"] is None
+    assert json.loads((tmp_path / "log.jsonl").read_text(encoding="utf-8"), parse_constant=refuse) == log.rows[0]
 
 
 def test_a_wrong_delta_is_refused_before_training() -> None:
