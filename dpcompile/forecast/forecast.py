@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from numbers import Real
 from typing import Any
 
@@ -18,6 +19,7 @@ from dpcompile.forecast.fitting import Ways, halved, preferred, within
 from dpcompile.forecast.rewriting import Keep, Source, for_eager, nothing
 from dpcompile.ir.errors import InvalidInput
 from dpcompile.ir.graph import JointGraph
+from dpcompile.ir.randomness import has_draws
 from dpcompile.ir.site import Cut
 from dpcompile.measure.tune import Tuned
 from dpcompile.plan.cutting import asked_cut, worth_trying
@@ -30,6 +32,8 @@ from dpcompile.strategies.ordinary import ORDINARY
 
 UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 LARGEST = 2**50
+CLEARLY = 0.92
+"""Chunks must be predicted to take at most this share of the whole batch's time: predictions are that uncertain."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,32 @@ class Outlook:
         if budget is not None:
             return within(pick, peak, spent, self.ways(batch_size), budget)
         size = min(self.microbatch or batch_size, batch_size)
-        return preferred(pick, peak, self.microbatch, memory(self.source.joint, size).peak, self.asked)
+        whole = preferred(pick, peak, self.microbatch, memory(self.source.joint, size).peak, self.asked)
+        return self.in_cache(whole, batch_size, row) if self.may_chunk(row) and whole.cut is None else whole
+
+    def may_chunk(self, row: Hardware) -> bool:
+        """Whether chunks may be chosen for their speed: eager steps on a CPU without random draws, where the user leaves it open.
+
+        On other devices nothing has been measured, inductor fuses most of what the cache saves, and chunks draw anew.
+        """
+        is_open = self.schedule == "auto" and self.strategy == "auto" and self.microbatch is None and self.tuned is None
+        is_cpu = row.cache > 0 and math.isfinite(row.fresh_bandwidth)
+        return is_open and is_cpu and self.eager and not has_draws(self.source.joint.graph.nodes)
+
+    def in_cache(self, whole: Plan, batch_size: int, row: Hardware) -> Plan:
+        """The plan in chunks whose values stay in the cache, where that is predicted to be clearly faster.
+
+        Chunks are halved until two sizes in a row are no better than the best before them.
+        """
+        best, limit, worse = whole, self.seconds(whole, row, batch_size), 0
+        least = CLEARLY * limit
+        for size in islice(halved(batch_size), 1, None):
+            plan = self.chosen(batch_size, row, size, math.inf, None)
+            spent = self.seconds(plan, row, batch_size)
+            best, limit, worse = (plan, spent, 0) if spent < limit else (best, limit, worse + 1)
+            if worse == 2:
+                break
+        return best if limit <= least else whole
 
     def chosen(self, batch_size: int, row: Hardware, chunk: int | None, limit: float, cut: Cut | None) -> Plan:
         """The best plan with what was measured, which holds for one batch size on one machine."""

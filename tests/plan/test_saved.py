@@ -99,8 +99,8 @@ def test_a_plan_leaves_neither_strategy_nor_schedule_to_be_asked_for(plan: Path,
 
 def test_a_plan_keeps_its_chunks_unless_others_are_asked_for(plan: Path) -> None:
     chunked = replace(load_plan(plan), microbatch=3)
-    assert dpcompile(model(), loss=squares, plan=chunked).microbatch == 3
-    assert dpcompile(model(), loss=squares, plan=chunked, microbatch=2).microbatch == 2
+    assert dpcompile(model(), loss=squares, plan=chunked).options.microbatch == 3
+    assert dpcompile(model(), loss=squares, plan=chunked, microbatch=2).options.microbatch == 2
     with pytest.raises(InvalidInput, match="microbatch must be a positive integer, got 0"):
         dpcompile(model(), loss=squares, plan=chunked, microbatch=0)
 

@@ -1,0 +1,58 @@
+"""Chunks are chosen for their speed where a whole batch does not stay in the cache, and only there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from oracle import errors, expect
+from torch import nn
+from zoo_case import squares
+
+from dpcompile import HARDWARE, dpcompile
+
+SMALL_CACHE = replace(HARDWARE["cpu"], cache=1e5, cache_bandwidth=1e12, bandwidth=1e9, fresh_bandwidth=1e9, launch=1e-7)
+"""A machine on which memory is a thousand times slower than the cache, and operations start for nothing."""
+BATCH = 64
+
+
+def network(*more: nn.Module) -> nn.Module:
+    """Elementwise work on 4096 numbers for each example."""
+    return nn.Sequential(nn.Linear(4, 1024), nn.Tanh(), nn.Sigmoid(), *more, nn.Tanh(), nn.Linear(1024, 2)).double()
+
+
+def chunk_of(model: nn.Module, row: Any = SMALL_CACHE, **options: Any) -> int | None:
+    """The chunk size that is planned for 64 examples."""
+    private = dpcompile(model, squares, hardware=row, **options)
+    private(torch.randn(BATCH, 4).double())
+    chunk: int | None = private.plan.microbatch
+    return chunk
+
+
+def test_chunks_that_stay_in_the_cache_are_taken_and_exact() -> None:
+    model, x = network(), torch.randn(BATCH, 4).double()
+    expected = expect(model, squares, (x,))
+    private = dpcompile(model, squares, hardware=SMALL_CACHE, max_grad_norm=expected.max_grad_norm)
+    assert max(errors(private(x), expected).values()) < 1e-9
+    assert private.plan.microbatch is not None and private.plan.microbatch < BATCH
+    outlook = private.ready().outlook
+    whole = outlook.chosen(BATCH, SMALL_CACHE, None, float("inf"), None)
+    assert outlook.seconds(private.plan, SMALL_CACHE, BATCH) < 0.92 * outlook.seconds(whole, SMALL_CACHE, BATCH)
+    assert f"chunks of {private.plan.microbatch}" in str(private.report())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"schedule": "one-pass"}, {"strategy": "bookkeep"}, {"strategy": {"0.weight": "gram"}}, {"backend": "inductor"}],
+    ids=str,
+)
+def test_what_the_user_has_settled_stays(options: dict[str, Any]) -> None:
+    assert chunk_of(network(), **options) is None
+
+
+def test_a_large_cache_a_gpu_and_draws_take_the_whole_batch() -> None:
+    assert chunk_of(network(), replace(SMALL_CACHE, cache=1e12)) is None
+    assert chunk_of(network(), HARDWARE["h200"]) is None
+    assert chunk_of(network(nn.Dropout(0.1))) is None
