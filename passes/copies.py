@@ -27,7 +27,7 @@ from dpcompile.ir.errors import StrategyError
 from dpcompile.ir.graph import JointGraph, size_expression, value, where
 from dpcompile.ir.randomness import draws
 from dpcompile.ir.site import Operand, Site, Term, Total
-from dpcompile.kernels.copies import Copies, as_batch_of_one, size_along, vmapped
+from dpcompile.kernels.copies import Copies, as_batch_of_one, size_along, vmapped, without_advice
 from dpcompile.strategies.emitter import Emitter
 
 aten = torch.ops.aten
@@ -93,8 +93,9 @@ def check_copies(joint: JointGraph, sites: list[Site]) -> None:
         expanded = [t.expand(TRIED, *t.shape) if i.kind == "parameter" else t for i, t in zip(step.inputs, tensors, strict=True)]
         trial = Trial(step.module)
         try:
-            torch.vmap(lambda *own: trial.run(*as_batch_of_one(step.inputs, own), enable_io_processing=False),
-                       in_dims=tuple(map(vmapped, step.inputs)))(*expanded)  # fmt: skip
+            with without_advice():
+                torch.vmap(lambda *own: trial.run(*as_batch_of_one(step.inputs, own), enable_io_processing=False),
+                           in_dims=tuple(map(vmapped, step.inputs)))(*expanded)  # fmt: skip
         except Exception as error:  # whatever torch.vmap, or an operation under it, raises
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise StrategyError(unfit(trial.node, f"torch.vmap cannot run it: {reason}")) from error

@@ -7,6 +7,10 @@ graph as one call, because torch.vmap would fix the batch size in the number of 
 
 from __future__ import annotations
 
+import contextlib
+import warnings
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -33,7 +37,8 @@ class Copies:
             tensor.expand(size, *tensor.shape) if item.kind == "parameter" else tensor
             for item, tensor in zip(self.step.inputs, tensors, strict=True)
         ]
-        results = torch.vmap(self.one, in_dims=tuple(map(vmapped, self.step.inputs)))(*expanded)
+        with without_advice():
+            results = torch.vmap(self.one, in_dims=tuple(map(vmapped, self.step.inputs)))(*expanded)
         return tuple(result.contiguous() for result in results)
 
     def one(self, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -48,6 +53,14 @@ class Copies:
 
     def __repr__(self) -> str:
         return "copies"
+
+
+@contextlib.contextmanager
+def without_advice() -> Iterator[None]:
+    """Without torch's warning, at every call, that an operation has no batching rule and runs example by example."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "There is a performance drop")
+        yield
 
 
 def vmapped(item: Input) -> int | None:
