@@ -52,7 +52,6 @@ def pieces(model: nn.Module) -> dict[str, Callable[[], object]]:
 
     def layer() -> None:
         noisy.session.begin(Physical(noisy.session.completed, BATCH, 0, True, True))
-        noisy.zero_grad()
         module(x, y)
         noisy.step()
 

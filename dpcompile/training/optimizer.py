@@ -106,9 +106,9 @@ class PrivateOptimizer(Optimizer):
         if not self.session.is_complete:
             return loss
         try:
-            self.release()
+            released = self.release()
             self.original_optimizer.step()
-            self.session.publish(self.released())
+            self.session.publish(released)
             for observe in self.observers:
                 observe(self.session)
         finally:
@@ -116,8 +116,8 @@ class PrivateOptimizer(Optimizer):
         return loss
 
     @torch.no_grad()
-    def release(self) -> None:
-        """Account for the step, then put the noisy mean into p.grad."""
+    def release(self) -> Parameters:
+        """Account for the step, then put the noisy mean into p.grad of the parameters that are returned."""
         parameters = self.released()
         self.session.check_untouched(parameters)
         assert self.session.current is not None
@@ -135,6 +135,7 @@ class PrivateOptimizer(Optimizer):
         add_noise(parameters, self.session.sums, self.noise, deviation, self.expected_batch_size)
         if self.adaptive is not None:
             self.max_grad_norm = self.adaptive.next_norm(self.session, self.max_grad_norm, self.noise, self.expected_batch_size)
+        return parameters
 
     def released(self) -> Parameters:
         """The trainable parameters that this optimizer updates, in the model's order."""
