@@ -83,16 +83,23 @@ MODELS = (linear, tied, convolution, scales, table, tied_head)
 
 def contribution(make: Callable[[], nn.Module], strategy: str, positions: int, dtype: torch.dtype) -> float:
     """The largest norm of a clipped gradient over three batches of one example, in units of the clip norm."""
-    private = dpcompile(make().to(dtype), loss=given_gradient, max_grad_norm=CLIP, strategy=strategy)
+    private = dpcompile(make().to(dtype), loss=given_gradient, max_grad_norm=CLIP, strategy=strategy, **options_of(strategy))
     steps = [private(*shifted_and_cancelling(positions, dtype)) for _ in range(3)]
     assert all(step.norms.item() > CLIP for step in steps), "the probe must be clipped"
     return max(whole_norm(step.grads) for step in steps) / CLIP
 
 
+def options_of(strategy: str) -> dict[str, Any]:
+    """Norms of ordinary gradients need one example at a time, which these batches are."""
+    return {"schedule": "microbatch", "microbatch": 1} if strategy == "ordinary" else {}
+
+
 def accepts(make: Callable[[], nn.Module], strategy: str) -> bool:
     """Whether a strategy can be forced on a model."""
     try:
-        dpcompile(make(), loss=given_gradient, strategy=strategy)(*shifted_and_cancelling(5, torch.float32))
+        dpcompile(make(), loss=given_gradient, strategy=strategy, **options_of(strategy))(
+            *shifted_and_cancelling(5, torch.float32)
+        )
     except DPCompileError:
         return False
     return True

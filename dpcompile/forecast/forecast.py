@@ -34,6 +34,8 @@ UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "KI": 2**10, "MI": 2**2
 LARGEST = 2**50
 CLEARLY = 0.92
 """Chunks must be predicted to take at most this share of the whole batch's time: predictions are that uncertain."""
+LARGER = 16
+"""So many times as many examples as the first batch has may come later."""
 
 
 @dataclass(frozen=True)
@@ -100,17 +102,20 @@ class Outlook:
     def in_cache(self, whole: Plan, batch_size: int, row: Hardware) -> Plan:
         """The plan in chunks whose values stay in the cache, where that is predicted to be clearly faster.
 
-        Chunks are halved until two sizes in a row are no better than the best before them.
+        Chunks are halved until two sizes in a row are no better than the best before them. The plan serves other batch sizes
+        too: it must be faster for a much larger batch as well, so that a small first one settles nothing.
         """
         best, limit, worse = whole, self.seconds(whole, row, batch_size), 0
-        least = CLEARLY * limit
         for size in islice(halved(batch_size), 1, None):
             plan = self.chosen(batch_size, row, size, math.inf, None)
             spent = self.seconds(plan, row, batch_size)
             best, limit, worse = (plan, spent, 0) if spent < limit else (best, limit, worse + 1)
             if worse == 2:
                 break
-        return best if limit <= least else whole
+        is_faster = all(
+            self.seconds(best, row, n) <= CLEARLY * self.seconds(whole, row, n) for n in (batch_size, LARGER * batch_size)
+        )
+        return best if is_faster else whole
 
     def chosen(self, batch_size: int, row: Hardware, chunk: int | None, limit: float, cut: Cut | None) -> Plan:
         """The best plan with what was measured, which holds for one batch size on one machine."""

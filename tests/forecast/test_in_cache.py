@@ -12,6 +12,8 @@ from torch import nn
 from zoo_case import squares
 
 from dpcompile import HARDWARE, dpcompile
+from dpcompile.forecast.forecast import Outlook
+from dpcompile.plan.plan import Plan
 
 SMALL_CACHE = replace(HARDWARE["cpu"], cache=1e5, cache_bandwidth=1e12, bandwidth=1e9, fresh_bandwidth=1e9, launch=1e-7)
 """A machine on which memory is a thousand times slower than the cache, and operations start for nothing."""
@@ -56,3 +58,20 @@ def test_a_large_cache_a_gpu_and_draws_take_the_whole_batch() -> None:
     assert chunk_of(network(), replace(SMALL_CACHE, cache=1e12)) is None
     assert chunk_of(network(), HARDWARE["h200"]) is None
     assert chunk_of(network(nn.Dropout(0.1))) is None
+
+
+@pytest.mark.parametrize(("later", "chunk"), [(0.5, 3), (0.95, None), (2.0, None)])
+def test_a_small_first_batch_does_not_settle_chunks_for_a_large_one(
+    later: float, chunk: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    private = dpcompile(network(), squares, hardware=SMALL_CACHE)
+    private(torch.randn(6, 4).double())
+    whole = private.ready().outlook.chosen(6, SMALL_CACHE, None, float("inf"), None)
+
+    def seconds(self: Outlook, plan: Plan, row: Any, size: int) -> float:
+        """Chunks of three take half of the time for six examples, and this share for many."""
+        shares = {None: 1.0, 3: 0.5 if size == 6 else later}
+        return size * shares.get(plan.microbatch, 3.0)
+
+    monkeypatch.setattr(Outlook, "seconds", seconds)
+    assert private.ready().outlook.in_cache(whole, 6, SMALL_CACHE).microbatch == chunk
