@@ -72,9 +72,9 @@ def expanded_weights(case: Case, model: nn.Module, x: Tensor, y: Tensor) -> Step
     return step
 
 
-def opacus_hooks(case: Case, model: nn.Module, x: Tensor, y: Tensor) -> Step:
+def opacus_hooks(case: Case, model: nn.Module, x: Tensor, y: Tensor, **options: object) -> Step:
     """Opacus with hooks: every layer's per-example gradients are kept, then clipped and summed."""
-    wrapped = wrap(GradSampleModule, model, loss_reduction="sum")
+    wrapped = wrap(GradSampleModule, model, loss_reduction="sum", **options)
     parameters = names_of(wrapped)
 
     def step() -> dict[str, Tensor]:
@@ -85,15 +85,8 @@ def opacus_hooks(case: Case, model: nn.Module, x: Tensor, y: Tensor) -> Step:
 
 
 def opacus_functorch(case: Case, model: nn.Module, x: Tensor, y: Tensor) -> Step:
-    """Opacus with torch.func in every layer instead of formulas of its own."""
-    wrapped = wrap(GradSampleModule, model, loss_reduction="sum", force_functorch=True)
-    parameters = names_of(wrapped)
-
-    def step() -> dict[str, Tensor]:
-        case.example_loss(wrapped(x), y).sum().backward()
-        return clipped_sums(take_per_example(parameters))
-
-    return step
+    """The same with torch.func in every layer instead of formulas of its own."""
+    return opacus_hooks(case, model, x, y, force_functorch=True)
 
 
 def backpack_gradients(case: Case, model: nn.Module, x: Tensor, y: Tensor) -> Step:

@@ -17,7 +17,7 @@ from torch import nn
 from benchmarks.cases import OURS, Case, floats, per_class
 from benchmarks.experiments import beltran_networks as networks
 from benchmarks.experiments.beltran_plot import draw
-from benchmarks.experiments.experiment import PEERS, Claim, Experiment, Medians
+from benchmarks.experiments.experiment import PEERS, Claim, Experiment, Medians, measured
 
 METHODS = ("ordinary eager", "ordinary inductor", "dpcompile eager", "dpcompile inductor", "ghost" + OURS, "bookkeep" + OURS,
            *PEERS)  # fmt: skip
@@ -54,13 +54,13 @@ def share(row: Medians) -> float:
 
 def is_near(found: Mapping[str, Medians]) -> tuple[bool, str]:
     """Whether the transformers reach the wanted share of the throughput without privacy."""
-    shares = {name: share(row) for name, row in found.items() if name.startswith("ViT")}
+    shares = measured({name: share(row) for name, row in found.items() if name.startswith("ViT")})
     return min(shares.values()) >= WANTED_SHARE, ", ".join(f"{name} {value:.2f}" for name, value in shares.items())
 
 
 def hooks_cost(found: Mapping[str, Medians]) -> tuple[bool, str]:
     """Whether Opacus' hooks are 2.6 to 8 times slower than training without privacy, as the abstract says."""
-    ratios = {name: row["Opacus hooks"] / row["ordinary eager"] for name, row in found.items() if "Opacus hooks" in row}
+    ratios = measured({name: row["Opacus hooks"] / row["ordinary eager"] for name, row in found.items() if "Opacus hooks" in row})
     return all(2.6 <= value <= 8 for value in ratios.values()), ", ".join(f"{name} {value:.1f}" for name, value in ratios.items())
 
 

@@ -20,7 +20,10 @@ Medians = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Claim:
-    """An ordering that the paper states. holds(medians of all points) -> (whether it holds here, the numbers it rests on)."""
+    """An ordering that the paper states. holds(medians of all points) -> (whether it holds here, the numbers it rests on).
+
+    Raises KeyError where a point or a method that it needs is not measured.
+    """
 
     name: str
     holds: Callable[[Mapping[str, Medians]], tuple[bool, str]]
@@ -40,3 +43,10 @@ class Experiment:
     methods: tuple[str, ...]
     claims: tuple[Claim, ...]
     draw: Callable[[dict[str, Any], str], Any]
+
+
+def measured(rows: dict[str, float]) -> dict[str, float]:
+    """The same; KeyError where there is none, so that nothing is claimed of nothing."""
+    if not rows:
+        raise KeyError("no point of the claim is measured")
+    return rows

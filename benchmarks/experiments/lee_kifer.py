@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from benchmarks.cases import OURS, Case, floats, per_class
 from benchmarks.experiments import lee_kifer_networks as networks
-from benchmarks.experiments.experiment import PEERS, Claim, Experiment, Medians
+from benchmarks.experiments.experiment import PEERS, Claim, Experiment, Medians, measured
 from benchmarks.experiments.lee_kifer_plot import draw
 
 BATCH, VOCABULARY = 128, 5000
@@ -60,7 +60,7 @@ def speed_up(row: Medians, method: str) -> float:
 
 def reaches(found: Mapping[str, Medians]) -> tuple[bool, str]:
     """Whether some network at B=128 is as much faster than one example at a time as the abstract says."""
-    ratios = {name: speed_up(row, "reweight") for name, row in found.items() if name.endswith(f"B{BATCH}")}
+    ratios = measured({name: speed_up(row, "reweight") for name, row in found.items() if name.endswith(f"B{BATCH}")})
     return max(ratios.values()) >= LEAST, ", ".join(f"{name} {ratio:.1f}" for name, ratio in ratios.items())
 
 
