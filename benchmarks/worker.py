@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import signal
+import statistics
 import sys
 import warnings
 from collections.abc import Iterator
@@ -21,9 +22,12 @@ import torch._dynamo.config as dynamo_config
 import torch._inductor.config as inductor_config
 
 from benchmarks.cases import AGAIN, CASES, Case
-from benchmarks.measure import Step, interleaved, peak_bytes, seconds_of, summary
+from benchmarks.measure import Step, interleaved, peak_bytes, summary
 from benchmarks.methods import ALL_METHODS
 from benchmarks.reference import Reference, largest_error, make_reference
+
+TURNS = 3
+"""Interleaved rounds that decide between numbers of threads."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ def measure_time(case: Case, options: Options) -> dict[str, Any]:
 
 def prepare(case: Case, name: str, reference: Reference, options: Options, result: dict[str, Any]) -> tuple[Step, int]:
     """Make and check a step per thread count and keep the faster; generated code fixes its thread count."""
-    tried: list[tuple[float, int, Step]] = []
+    tried: dict[str, tuple[Step, int]] = {}
     method = ALL_METHODS[name]
     for threads in options.threads:
         with on_threads(threads), at_most(options.limit_seconds):
@@ -86,10 +90,17 @@ def prepare(case: Case, name: str, reference: Reference, options: Options, resul
             result["error"] = max(error, result.get("error", 0.0))
             if not error <= case.tolerance:
                 raise ArithmeticError(f"WRONG: off by {error:.0e} from the per-example loop")
-            step()
-            tried.append((min(seconds_of(step, threads, options.device) for _ in range(3)), threads, step))
-    _, result["threads"], best = min(tried, key=lambda row: row[0])
+            tried[str(threads)] = step, threads
+    best, result["threads"] = tried[fastest(tried, options.device)]
     return best, result["threads"]
+
+
+def fastest(tried: dict[str, tuple[Step, int]], device: str) -> str:
+    """The key with the smallest median; steps of a millisecond take turns often enough that no single turn decides."""
+    if len(tried) == 1:
+        return next(iter(tried))
+    samples = interleaved(tried, TURNS, device)
+    return min(samples, key=lambda key: statistics.median(samples[key]))
 
 
 def checked(step: Step, is_private: bool, reference: Reference) -> float:
