@@ -231,7 +231,8 @@ def specialised(mode: FakeTensorMode) -> dict[sympy.Symbol, sympy.Expr]:
 
 
 def compile_inductor(mode: FakeTensorMode, module: fx.GraphModule) -> Callable[..., Any]:
-    """One inductor compilation that is right for every batch size from 1 on."""
+    """One inductor compilation that is right for every batch size from 1 on, from its cache on disk where it is known."""
+    vars(mode.shape_env)["locate"] = str  # the user's lines belong to the trace; a closure has no key in the cache
     arguments = [node.meta["val"] for node in module.graph.nodes if node.op == "placeholder"]
     with tracing(TracingContext(mode)), torch.no_grad():
         compiled = compile_fx(module, arguments)

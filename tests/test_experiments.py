@@ -57,7 +57,7 @@ def document(rows: dict[str, dict[str, float]], methods: tuple[str, ...]) -> dic
     """Results as a run writes them."""
     machine = {"accelerator": None, "cpu": "a processor", "cores": 2, "versions": {"torch": "2.13.0"}}
     points = {name: {"methods": {m: {"median_ms": ms} for m, ms in row.items()}} for name, row in rows.items()}
-    return {"machine": machine, "rounds": 3, "size": "small", "methods": list(methods), "points": points}
+    return {"machine": machine, "rounds": 3, "size": "small", "methods": list(methods), "points": points, "extras": {}}
 
 
 def test_claims_are_judged_on_the_points_that_they_name() -> None:

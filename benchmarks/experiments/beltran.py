@@ -17,6 +17,8 @@ from torch import nn
 from benchmarks.cases import OURS, Case, floats, per_class
 from benchmarks.experiments import beltran_networks as networks
 from benchmarks.experiments.beltran_plot import draw
+from benchmarks.experiments.capacity import capacity
+from benchmarks.experiments.compilations import compilations
 from benchmarks.experiments.experiment import PEERS, Claim, Experiment, Medians, measured
 
 METHODS = ("ordinary eager", "ordinary inductor", "dpcompile eager", "dpcompile inductor", "ghost" + OURS, "bookkeep" + OURS,
@@ -68,4 +70,5 @@ CLAIMS = (
     Claim("per-example gradients by Opacus' hooks cost 2.6 to 8 times ordinary training (on a GPU)", hooks_cost),
     Claim(f"dpcompile reaches {WANTED_SHARE} of the throughput without privacy on ViTs (our aim)", is_near),
 )
-EXPERIMENT = Experiment("beltran", "Rodriguez Beltran et al. (arXiv:2406.17298)", points, METHODS, CLAIMS, draw)
+EXTRAS = (compilations("ViT-Tiny float32", points), capacity(points))
+EXPERIMENT = Experiment("beltran", "Rodriguez Beltran et al. (arXiv:2406.17298)", points, METHODS, CLAIMS, draw, EXTRAS)

@@ -49,6 +49,10 @@ def run(experiment: Experiment, size: str, rounds: int, only: str, memory: bool,
             add_memory(found["methods"], case, options)
         document["points"][name] = {**found, "measured_on": datetime.date.today().isoformat()}
         write(target, experiment, document)
+    for extra in experiment.extras:
+        if only in extra.name and extra.name not in document["extras"]:
+            document["extras"][extra.name] = extra.measure(size, options)
+            write(target, experiment, document)
     write(target, experiment, document)
     console.print(f"written to {target}", soft_wrap=True)
     return target
@@ -70,7 +74,7 @@ def earlier(target: Path, head: dict[str, Any]) -> dict[str, Any]:
         document: dict[str, Any] = json.loads(target.read_text(encoding="ascii"))
         if {key: document.get(key) for key in head} == head:
             return document
-    return {**head, "points": {}}
+    return {**head, "points": {}, "extras": {}}
 
 
 def write(target: Path, experiment: Experiment, document: dict[str, Any]) -> None:

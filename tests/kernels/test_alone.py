@@ -27,7 +27,8 @@ def test_the_gradient_of_several_examples_is_nobodys_own(size: int) -> None:
 
 
 SHAPES = [
-    [()], [(0,)], [(1,), (0, 3)], [(7, 11), (5,)], [(CHUNK,)], [(CHUNK + 1,), (3,)], [(SMALL + 1,), (SMALL,)], [(9 * CHUNK,), (2, 3)],
+    [()], [(0,)], [(1,), (0, 3)], [(7, 11), (5,)], [(CHUNK,)], [(CHUNK + 1,), (3,)], [(SMALL + 1,), (SMALL,)],
+    [(9 * CHUNK,), (2, 3)],
 ]  # fmt: skip
 
 
