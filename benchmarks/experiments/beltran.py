@@ -26,6 +26,8 @@ METHODS = ("ordinary eager", "ordinary inductor", "dpcompile eager", "dpcompile 
 SMALL = ("ViT-Tiny", "ViT-Small", "BiT-R50x1")
 BFLOAT16_TOLERANCE = 0.1
 """Products of bfloat16 operands, in units of one example's contribution; float32 is held to the usual bound."""
+TF32_TOLERANCE = 0.02
+"""Operands rounded to ten bits."""
 WANTED_SHARE = 0.85
 """Of the throughput without privacy that ViT-Base is to reach."""
 
@@ -43,6 +45,8 @@ def points(size: str) -> dict[str, Case]:
     found = {}
     for name, make in chosen.items():
         found[f"{name} float32"] = Case(name, make, inputs, per_class, batch, 1.0)
+        if device == "cuda":
+            found[f"{name} TF32"] = Case(name, make, inputs, per_class, batch, 1.0, tolerance=TF32_TOLERANCE, precision="high")
         half = functools.partial(lambda m: networks.HalfPrecision(m(), device), make)
         found[f"{name} bfloat16"] = Case(name, half, inputs, per_class, batch, 1.0, tolerance=BFLOAT16_TOLERANCE)
     return found

@@ -19,6 +19,7 @@ from benchmarks.experiments.experiment import Experiment
 from benchmarks.experiments.table import judged, markdown
 from benchmarks.measure import peak_bytes
 from benchmarks.methods import ALL_METHODS
+from benchmarks.protocol import products_in
 from benchmarks.run import CORES, RESULTS, describe_machine
 from benchmarks.worker import Options, at_most, measure_time, on_threads
 
@@ -44,9 +45,10 @@ def run(experiment: Experiment, size: str, rounds: int, only: str, memory: bool,
         if (only and only not in name) or name in document["points"]:
             continue
         console.rule(f"{experiment.name}: {name}")
-        found = measure_time(case, options)
-        if memory:
-            add_memory(found["methods"], case, options)
+        with products_in(case.precision):
+            found = measure_time(case, options)
+            if memory and not case.as_published:
+                add_memory(found["methods"], case, options)
         document["points"][name] = {**found, "measured_on": datetime.date.today().isoformat()}
         write(target, experiment, document)
     for extra in experiment.extras:
