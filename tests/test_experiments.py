@@ -12,7 +12,7 @@ from torch import nn
 
 from benchmarks.cases import Case, floats, per_class
 from benchmarks.experiments.__main__ import EXPERIMENTS
-from benchmarks.experiments.capacity import MOST, RESOLUTION, largest
+from benchmarks.experiments.capacity import FIRST, MOST, RESOLUTION, largest
 from benchmarks.experiments.compilations import METHODS as COMPILED
 from benchmarks.experiments.compilations import counted, drawn_sizes
 from benchmarks.experiments.lee_kifer import speed_up
@@ -136,6 +136,7 @@ def test_the_largest_batch_fits_and_a_clearly_larger_one_does_not(fixed: float, 
 
     found = largest(peak, 1000.0)
     assert len(asked) <= 25 and len(set(asked)) == len(asked)
+    assert max(map(peak, set(asked))) <= 2.0 * max(1000.0, peak(1)) + 900.0 * FIRST  # never far beyond the budget
     assert found == 0 or peak(found) <= 1000.0
     clearly_larger = int(found * (1 + RESOLUTION)) + 2
     assert clearly_larger > MOST or peak(clearly_larger) > 1000.0

@@ -22,15 +22,20 @@ from benchmarks.worker import Options, at_most, say
 METHODS = ("ordinary eager", "dpcompile eager", "bookkeep" + OURS, "ghost" + OURS, "Opacus hooks", "Opacus ghost")
 CPU_BUDGET, GPU_SHARE = 2**29, 0.9
 FIRST, MOST, RESOLUTION = 4, 2**15, 0.03
+SMALL = ("ViT-Tiny", "BiT-R50x1")
+"""Networks of the small size; every step that the search takes is a few seconds on two cores."""
 NEAR = 0.5
 """Of the batch that training without privacy can take: what the better of our steps is to reach."""
 
 
 def largest(peak: Callable[[int], float], budget: float) -> int:
-    """The largest batch whose peak is within the budget, to RESOLUTION; 0 if not even one fits. peak(batch) must not fall."""
+    """The largest batch whose peak is within the budget, to RESOLUTION; 0 if not even one fits. peak(batch) must not fall.
+
+    No batch is tried that a line through what is known puts far beyond the budget: it would take the machine's memory.
+    """
     fits, too_large = {0: 0.0}, MOST + 1
     guess = FIRST
-    while too_large - max(fits) > max(1, RESOLUTION * max(fits)):
+    while too_large - max(fits) > grain(max(fits)):
         guess = min(max(guess, max(fits) + 1), too_large - 1)
         found = peak(guess)
         if found <= budget:
@@ -41,12 +46,19 @@ def largest(peak: Callable[[int], float], budget: float) -> int:
     return max(fits)
 
 
+def grain(batch: int) -> int:
+    """How much larger a batch must be to be another one."""
+    return max(1, int(RESOLUTION * batch))
+
+
 def aimed(fits: Mapping[int, float], too_large: int, budget: float) -> int:
-    """Where a line through the two largest batches that fit meets the budget; the middle where that says nothing new."""
+    """Where a line through the two largest batches that fit meets the budget, and at least a little further; the middle where
+    that is known to be too large."""
     *_, below, best = [0, *sorted(fits)]
     slope = (fits[best] - fits[below]) / (best - below) if best > below else 0.0
-    guess = int(best + (budget - fits[best]) / slope) if slope > 0 else 2 * best + 1
-    return min(guess, 4 * best + FIRST) if best < guess < too_large else (best + too_large) // 2
+    guess = int(best + (budget - fits[best]) / slope) if slope > 0 else best
+    guess = min(max(guess, best + grain(best)), 4 * best + FIRST)
+    return guess if guess < too_large else (best + too_large) // 2
 
 
 def peak_of(case: Case, method: str, options: Options, batch: int) -> float:
@@ -66,7 +78,7 @@ def measured(points: Callable[[str], dict[str, Case]], size: str, options: Optio
     budget = GPU_SHARE * memory if memory else CPU_BUDGET
     found: dict[str, dict[str, Any]] = {}
     for name, case in points(size).items():
-        if name.endswith("float32"):
+        if name.endswith("float32") and (size == "full" or name.removesuffix(" float32") in SMALL):
             say(f"largest physical batch: {name}")
             found[name] = {method: tried(case, method, options, budget) for method in METHODS}
     return {"budget": budget, "largest": found}
