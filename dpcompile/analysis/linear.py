@@ -22,7 +22,7 @@ REARRANGED: Final = frozenset({
     "slice_backward", "select_backward", "as_strided", "lift_fresh_copy", "repeat", "index", "unsafe_split", "expand_as",
     "im2col", "col2im", "pixel_shuffle", "pixel_unshuffle", "new_zeros", "zeros_like", "trace", "diag_embed", "real", "imag",
     "diagonal_backward", "view_as_real", "view_as_complex", "conj", "_conj", "resolve_conj", "movedim", "unfold_backward",
-    "unsafe_chunk", "constant_pad_nd",
+    "unsafe_chunk", "constant_pad_nd", "choose_kept", "place_kept", "keep_entries",
 })  # fmt: skip
 """Linear in their first argument, whatever the others are."""
 SUMS: Final = frozenset({"add", "sub", "cat", "stack"})

@@ -12,6 +12,7 @@ from dpcompile.analysis.contractions import is_contraction, recognise
 from dpcompile.ir.axis import Summed
 from dpcompile.ir.graph import JointGraph, operand_node, value
 from dpcompile.ir.site import Contraction, Site, Term
+from dpcompile.kernels import kept_part
 from dpcompile.rules.rule import Result
 
 aten = torch.ops.aten
@@ -20,6 +21,7 @@ COPIES = (aten.clone.default, aten._to_copy.default)
 MOVES = (
     aten.view.default, aten._unsafe_view.default, aten.reshape.default, aten.permute.default, aten.squeeze.dim,
     aten.squeeze.dims, aten.unsqueeze.default, aten.select_backward.default, aten.slice_backward.default,
+    kept_part.place,
 )  # fmt: skip
 
 

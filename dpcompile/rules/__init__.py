@@ -7,12 +7,12 @@ from collections.abc import Iterable
 
 import torch
 
-from dpcompile.rules import contract, families, index, linalg, nn, normalise, places, pointwise, reduce, select, view
+from dpcompile.rules import contract, families, index, kept_part, linalg, nn, normalise, places, pointwise, reduce, select, view
 from dpcompile.rules.rule import Rule, python_rule
 
 TABLES = (
     pointwise.RULES, view.RULES, select.RULES, reduce.RULES, contract.RULES, linalg.RULES, normalise.RULES, index.RULES,
-    places.RULES, nn.RULES,
+    places.RULES, nn.RULES, kept_part.RULES,
 )  # fmt: skip
 PYTHON: dict[object, Rule] = dict.fromkeys(
     (

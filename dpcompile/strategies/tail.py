@@ -15,6 +15,7 @@ from torch import Tensor, fx
 
 from dpcompile.ir.graph import callee, integer, operand_node, value
 from dpcompile.ir.site import Site
+from dpcompile.kernels import kept_part
 from dpcompile.kernels.fallback import ExampleLoop, Place
 from dpcompile.kernels.reduction import widen
 from dpcompile.strategies.emitter import Emitter
@@ -138,6 +139,12 @@ def lift(node: fx.Node, stacked: Mapping[fx.Node, fx.Node], emitter: Emitter) ->
         return emitter.call(select_filled, first, tuple(map(int, value(node).shape)), *args[2:])
     if target in (aten.slice.Tensor, aten.select.int):
         return emitter.call(target, first, shifted(args[1] if len(args) > 1 else 0), *args[2:])
+    if target is kept_part.keep:
+        return emitter.call(target, *args)
+    if target is kept_part.place:
+        return emitter.call(target, first, args[1], shifted(args[2]), args[3])
+    if target is kept_part.choose:
+        return emitter.call(target, *args[:3], shifted(args[3]))
     if target is aten._weight_norm_interface_backward.default:
         return emitter.call(weight_norm_backward, *args)
     if target is aten.mm.default:

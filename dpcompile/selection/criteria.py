@@ -1,0 +1,155 @@
+"""What makes an entry important, and where that information comes from. No criterion reads private gradients.
+
+random              random numbers of a generator of its own; reads nothing
+magnitude           |w|: the weights as they are, public before training and released after noise afterwards
+snip                |w * dL/dw| on a public batch (Lee et al., "SNIP: single-shot network pruning", 2019, eq. 6)
+public gradient     |dL/dw| on a public batch
+synflow             |w * dR/dw| with R = sum of the outputs of the network of |w| for an input of ones (Tanaka et al., "Pruning neural
+                    networks without any data by iteratively conserving synaptic flow", 2020, eq. 4); reads the weights only
+released gradient   |what the optimizer last released for the entry|: noise included
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpcompile.ir.errors import InvalidInput
+from dpcompile.losses import Program, public_name
+
+Scores = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a criterion may look at: the program with its weights, a public batch if there is one, an input's shape, released
+    gradients by parameter (infinite where there was none yet), and a source of random numbers."""
+
+    program: Program
+    public_batch: tuple[Any, ...] | None
+    example: tuple[Any, ...] | None
+    released: Mapping[str, Tensor]
+    generator: torch.Generator
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """scores(known) -> {parameter: f[*shape]}, larger is more important; source: where the information comes from, in words.
+
+    needs: which of the arguments must be given. Iterative criteria are scored anew while units are removed step by step.
+    """
+
+    name: str
+    source: str
+    scores: Callable[[Known], Scores]
+    needs: str = ""
+    is_iterative: bool = False
+
+
+def parameters_of(program: Program) -> dict[str, nn.Parameter]:
+    """Trainable parameters by the user's names."""
+    return {public_name(name): p for name, p in program.named_parameters() if p.requires_grad}
+
+
+def random(known: Known) -> Scores:
+    """Uniform numbers."""
+    return {n: torch.rand(p.shape, generator=known.generator).to(p.device) for n, p in parameters_of(known.program).items()}
+
+
+def magnitude(known: Known) -> Scores:
+    """|w|."""
+    return {name: p.detach().abs().to(torch.promote_types(p.dtype, torch.float32)) for name, p in parameters_of(known.program).items()}
+
+
+def public_gradients(known: Known) -> Scores:
+    """dL/dw of the public batch's summed losses, zero where there is none."""
+    assert known.public_batch is not None
+    parameters = parameters_of(known.program)
+    with torch.enable_grad():
+        total = known.program(*known.public_batch).sum()
+        gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
+    return {
+        name: torch.zeros_like(p) if g is None else g.detach() for (name, p), g in zip(parameters.items(), gradients, strict=True)
+    }
+
+
+def public_gradient(known: Known) -> Scores:
+    """|dL/dw|."""
+    return {name: gradient.abs() for name, gradient in public_gradients(known).items()}
+
+
+def snip(known: Known) -> Scores:
+    """|w * dL/dw|."""
+    parameters = parameters_of(known.program)
+    return {name: (gradient * parameters[name].detach()).abs() for name, gradient in public_gradients(known).items()}
+
+
+def synflow(known: Known) -> Scores:
+    """|w * dR/dw| of the network of absolute weights, in evaluation mode and float64."""
+    assert known.example is not None
+    parameters = parameters_of(known.program)
+    inputs = [torch.ones_like(x, dtype=torch.float64) if x.is_floating_point() else torch.ones_like(x) for x in known.example]
+    with positive(known.program.model) as model, torch.enable_grad():
+        own = [parameters[name] for name in parameters if name in dict(model.named_parameters())]
+        outputs = model(*inputs)
+        total = (outputs if isinstance(outputs, Tensor) else outputs[0]).sum()
+        gradients = torch.autograd.grad(total, own, allow_unused=True)
+    names = [name for name in parameters if name in dict(known.program.model.named_parameters())]
+    flows = {n: torch.zeros_like(parameters[n]) if g is None else g for n, g in zip(names, gradients, strict=True)}
+    return {name: (flows[name].double() * p.detach().double()).abs() if name in flows else torch.zeros_like(p) for name, p in parameters.items()}
+
+
+@contextlib.contextmanager
+def positive(model: nn.Module) -> Iterator[nn.Module]:
+    """The model with absolute weights in float64 and in evaluation mode, put back afterwards bit by bit."""
+    saved = [(p, p.data) for p in (*model.parameters(), *model.buffers())]
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        for p, data in saved:
+            if data.is_floating_point():
+                p.data = data.double().abs()
+        yield model.eval()
+    finally:
+        for p, data in saved:
+            p.data = data
+        for module, mode in modes:
+            module.training = mode
+
+
+def released_gradient(known: Known) -> Scores:
+    """|released|; what was never released (infinite) comes first, in random order."""
+    largest, drawn = torch.finfo(torch.float32).max, random(known)
+    seen = {name: known.released[name].abs().double() for name in drawn if name in known.released}
+    unseen = {name: largest * (1 + numbers.double()) for name, numbers in drawn.items()}
+    return {name: torch.where(seen[name].isfinite(), seen[name], unseen[name]) if name in seen else unseen[name] for name in drawn}
+
+
+CRITERIA = {
+    criterion.name: criterion
+    for criterion in (
+        Criterion("random", "random numbers", random),
+        Criterion("magnitude", "the weights", magnitude),
+        Criterion("snip", "a public batch and the weights", snip, needs="public_batch"),
+        Criterion("public gradient", "a public batch", public_gradient, needs="public_batch"),
+        Criterion("synflow", "the weights and the shape of an input", synflow, needs="example", is_iterative=True),
+        Criterion("released gradient", "gradients that were released with noise", released_gradient),
+    )
+}
+PRIVATE = ("gradient", "gradients", "grad", "per-example gradient", "norm", "norms", "loss", "losses", "fisher", "movement", "grasp")
+
+
+def criterion_named(name: str) -> Criterion:
+    """A row of CRITERIA; refuses what would look at private data."""
+    if name in CRITERIA:
+        return CRITERIA[name]
+    if name.lower() in PRIVATE:
+        raise InvalidInput(
+            f"criterion={name!r} would choose by gradients of the private data without noise, which is not private. Use "
+            '"released gradient" (what training has released already) or "public gradient" with public_batch='
+        )
+    raise InvalidInput(f"criterion={name!r} does not exist; use one of {', '.join(CRITERIA)}, or masks= of your own")
