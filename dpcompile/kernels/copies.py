@@ -7,13 +7,10 @@ graph as one call, because torch.vmap would fix the batch size in the number of 
 
 from __future__ import annotations
 
-import contextlib
-import warnings
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
+from dpcompile import torch_private
 from dpcompile.ir.graph import Input, JointGraph, value
 
 
@@ -37,7 +34,7 @@ class Copies:
             tensor.expand(size, *tensor.shape) if item.kind == "parameter" else tensor
             for item, tensor in zip(self.step.inputs, tensors, strict=True)
         ]
-        with without_advice():
+        with torch_private.vmap_fallback(True):
             results = torch.vmap(self.one, in_dims=tuple(map(vmapped, self.step.inputs)))(*expanded)
         return tuple(result.contiguous() for result in results)
 
@@ -53,14 +50,6 @@ class Copies:
 
     def __repr__(self) -> str:
         return "copies"
-
-
-@contextlib.contextmanager
-def without_advice() -> Iterator[None]:
-    """Without torch's warning, at every call, that an operation has no batching rule and runs example by example."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "There is a performance drop")
-        yield
 
 
 def vmapped(item: Input) -> int | None:
