@@ -7,6 +7,8 @@ graph as one call, because torch.vmap would fix the batch size in the number of 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -45,7 +47,8 @@ class Copies:
 
     def shapes(self, like: Tensor, size: torch.SymInt) -> tuple[Tensor, ...]:
         """Empty results for a batch size that is not known yet."""
-        losses, *gradients = (value(node) for node in self.step.graph.output_node().all_input_nodes)
+        outputs: Any = self.step.graph.output_node().args[0]  # parameters that are used alike share one
+        losses, *gradients = map(value, outputs)
         return like.new_empty(size, dtype=losses.dtype), *(like.new_empty((size, *g.shape), dtype=g.dtype) for g in gradients)
 
     def __repr__(self) -> str:
