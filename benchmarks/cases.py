@@ -22,7 +22,8 @@ class Case:
 
     example_loss(outputs, targets) -> f[B]. bar: step time that dpcompile aims at, in units of the ordinary
     step. memory_bar: the same for peak memory, where one was set. tolerance: how far a method may be off, in units of what one
-    example contributes: float32 on operands of norm 1; TF32 and other shortcuts of a device must stay below it too.
+    example contributes: float32 on operands of norm 1. precision: of float32 products, in the words of
+    torch.set_float32_matmul_precision. as_published: time what Rochette et al. timed, see `benchmarks.protocol`.
     """
 
     title: str
@@ -33,6 +34,8 @@ class Case:
     bar: float
     memory_bar: float | None = None
     tolerance: float = 1e-3
+    precision: str = "highest"
+    as_published: bool = False
 
     def model(self, device: str) -> nn.Module:
         """A new model, the same weights every time."""

@@ -124,10 +124,12 @@ class PrivateModule(nn.Module):
         """One step on a batch with at least one example, chunk by chunk; `counted` bool[B]."""
         norm = step_norm(self.max_grad_norm, compiled.outlook.source.rule)
         limit = torch.as_tensor(norm, dtype=torch.float64, device=flat.tensors[0].device)
-        total, raws = dict[str, Tensor](), list[Raw]()
+        total, raws, program, runner, admitted = dict[str, Tensor](), list[Raw](), self.program, compiled.runner, 0
         for tensors, part in chunks(flat, counted, compiled.plan.microbatch):
-            admit_size(compiled, self.program, flat, len(part))
-            raw = compiled.runner(tensors, part, limit)
+            if len(part) != admitted:
+                admitted = len(part)
+                admit_size(compiled, program, flat, admitted)
+            raw = runner(tensors, part, limit)
             raw.add_to(total)
             raws.append(raw.without_sums())
             del raw  # the next chunk must not run beside this one's sums

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -50,7 +50,7 @@ class Raw:
 
     def without_sums(self) -> Raw:
         """The same without gradients, which another chunk's have been added to."""
-        return replace(self, gradients={}, own_gradients={})
+        return Raw(self.losses, self.norms, self.clip_factors, self.nonfinite, {}, self.buffers)
 
 
 class GraphCall:
@@ -175,14 +175,15 @@ def owner_of(program: Program, name: str) -> tuple[nn.Module, str]:
     return program.get_submodule(owner), last
 
 
-@contextlib.contextmanager
-def without_autocast(device: torch.device) -> Iterator[None]:
-    """No conversion of types by autocast on this device or the CPU; costs nothing where none is active."""
-    with contextlib.ExitStack() as stack:
-        for kind in {"cpu", device.type}:
-            if torch.is_autocast_enabled(kind):
-                stack.enter_context(torch.autocast(kind, enabled=False))
-        yield
+def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """No conversion of types by autocast on this device or the CPU; costs next to nothing where none is active."""
+    active = [kind for kind in {"cpu", device.type} if torch.is_autocast_enabled(kind)]
+    if not active:
+        return contextlib.nullcontext()
+    stack = contextlib.ExitStack()
+    for kind in active:
+        stack.enter_context(torch.autocast(kind, enabled=False))
+    return stack
 
 
 def rng_state(device: torch.device) -> Any:

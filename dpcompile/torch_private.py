@@ -130,8 +130,7 @@ def unchecked_distributions() -> Iterator[None]:
 
 @contextlib.contextmanager
 def vmap_fallback(is_allowed: bool) -> Iterator[None]:
-    """Whether torch.vmap runs what it has no batched form of one example at a time, without advice on it at every call, which
-    torch writes past Python's warnings; otherwise such an operation raises RuntimeError."""
+    """Whether torch.vmap runs what has no batched form example by example, without advice on stderr, or raises RuntimeError."""
     functorch: Any = torch._C._functorch  # its annotations lack these
     before = functorch._is_vmap_fallback_enabled()
     functorch._set_vmap_fallback_enabled(is_allowed)
@@ -233,7 +232,8 @@ def specialised(mode: FakeTensorMode) -> dict[sympy.Symbol, sympy.Expr]:
 
 
 def compile_inductor(mode: FakeTensorMode, module: fx.GraphModule) -> Callable[..., Any]:
-    """One inductor compilation that is right for every batch size from 1 on."""
+    """One inductor compilation that is right for every batch size from 1 on, from its cache on disk where it is known."""
+    vars(mode.shape_env)["locate"] = str  # the user's lines belong to the trace; a closure has no key in the cache
     arguments = [node.meta["val"] for node in module.graph.nodes if node.op == "placeholder"]
     with tracing(TracingContext(mode)), torch.no_grad():
         compiled = compile_fx(module, arguments)

@@ -4,6 +4,7 @@ norms               one squared norm per site
 clip_factors        norms, clip factors, flags; the clip norm and the mask become inputs; with groups by group_factors
 clipped_sums        every gradient becomes the clipped sum
 narrow_backward     ordinary parameter gradients are no longer asked for
+norm_alone          one norm of all gradients where examples come one at a time
 gather_small        one norm and one sum for all small parameters
 share_group_norm    a group normalisation's backward returns the per-example gradients that it forms anyway
 fuse_cross_entropy  the loss over many classes keeps two numbers per row instead of matrices
@@ -27,13 +28,15 @@ from dpcompile.passes.clipped_sums import emit_clipped_sums
 from dpcompile.passes.fuse_cross_entropy import fuse_cross_entropy
 from dpcompile.passes.gather_small import gather_small
 from dpcompile.passes.narrow_backward import narrow_backward
+from dpcompile.passes.norm_alone import norm_alone
 from dpcompile.passes.norms import emit_norms
 from dpcompile.passes.share_group_norm import share_group_norm
 from dpcompile.plan.plan import Plan
 
 Pass = Callable[[JointGraph, Plan], None]
 PIPELINE: tuple[Pass, ...] = (
-    emit_norms, emit_clip_factors, emit_clipped_sums, narrow_backward, gather_small, share_group_norm, fuse_cross_entropy,
+    emit_norms, emit_clip_factors, emit_clipped_sums, narrow_backward, norm_alone, gather_small, share_group_norm,
+    fuse_cross_entropy,
 )  # fmt: skip
 
 

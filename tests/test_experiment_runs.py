@@ -12,6 +12,7 @@ import typer
 from torch import nn
 
 from benchmarks.cases import Case, floats, per_class
+from benchmarks.experiments import capacity
 from benchmarks.experiments import run as runs
 from benchmarks.experiments.experiment import Experiment
 from benchmarks.experiments.lee_kifer import reaches
@@ -137,3 +138,10 @@ def test_a_claim_of_an_order_that_does_not_hold_states_no_order() -> None:
 def test_speed_ups_are_those_of_the_networks_that_were_measured() -> None:
     rows = {"MLP B128": {"naive": 60.0, "reweight": 1.0}, "RNN B128": {"naive": 2.0}}
     assert reaches(rows) == (True, "MLP B128 60.0")
+
+
+def test_nothing_is_claimed_of_batches_that_are_not_known() -> None:
+    rows: dict[str, Any] = {"ordinary eager": 100, **dict.fromkeys(capacity.METHODS[1:], "OutOfMemoryError: none")}
+    assert capacity.claims({"largest": {"ViT-Tiny float32": rows}}) == []
+    rows["dpcompile eager"] = 20
+    assert [row["holds"] for row in capacity.claims({"largest": {"ViT-Tiny float32": rows}})] == [False]

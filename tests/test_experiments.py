@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,20 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.cases import Case
+from benchmarks.cases import Case, floats, per_class
 from benchmarks.experiments.__main__ import EXPERIMENTS
+from benchmarks.experiments.capacity import FIRST, MOST, RESOLUTION, largest
+from benchmarks.experiments.compilations import METHODS as COMPILED
+from benchmarks.experiments.compilations import counted, drawn_sizes
 from benchmarks.experiments.lee_kifer import speed_up
 from benchmarks.experiments.rochette import straightness
 from benchmarks.experiments.rochette_networks import net
 from benchmarks.experiments.table import judged, markdown, medians
 from benchmarks.methods import ALL_METHODS
+from benchmarks.protocol import as_published, products_in
 from benchmarks.reference import largest_error, make_reference
 from benchmarks.region_map import RATES
+from benchmarks.worker import Options
 
 
 def test_the_grid_of_rochette_has_all_thirty_points_and_both_sweeps() -> None:
@@ -57,7 +63,7 @@ def document(rows: dict[str, dict[str, float]], methods: tuple[str, ...]) -> dic
     """Results as a run writes them."""
     machine = {"accelerator": None, "cpu": "a processor", "cores": 2, "versions": {"torch": "2.13.0"}}
     points = {name: {"methods": {m: {"median_ms": ms} for m, ms in row.items()}} for name, row in rows.items()}
-    return {"machine": machine, "rounds": 3, "size": "small", "methods": list(methods), "points": points}
+    return {"machine": machine, "rounds": 3, "size": "small", "methods": list(methods), "points": points, "extras": {}}
 
 
 def test_claims_are_judged_on_the_points_that_they_name() -> None:
@@ -110,3 +116,73 @@ def test_sums_of_parts_of_a_parameter_are_compared_with_its_parts() -> None:
     swapped = {**parts, "a.qlinear.weight": parts["a.klinear.weight"], "b.weight": whole["b.weight"]}
     assert largest_error(swapped, whole, 1.0) == 4
     assert largest_error({"b.weight": whole["b.weight"]}, whole, 1.0) == float("inf")
+
+
+def test_the_published_protocol_draws_its_batch_and_leaves_the_weights_alone() -> None:
+    given = EXPERIMENTS["rochette"].points("small")["k3 L2 f1"]
+    case, seen = Case(given.title, given.make, given.draw, given.example_loss, 3, 1.0), []
+    model, (x, y) = case.model("cpu"), case.batch("cpu")
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    original = ALL_METHODS["careful loop"].make(case, model, x, y)
+
+    def step() -> Any:
+        seen.append(x.clone())
+        return original()
+
+    published = as_published(step, case, model, x, y, is_private=True)
+    first, second = published(), published()
+    assert len(seen) == 2 and not torch.equal(*seen) and any(not torch.equal(first[n], second[n]) for n in first)
+    assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
+
+
+def test_products_are_as_precise_as_the_case_says_and_as_before_afterwards() -> None:
+    matrices, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    for precision in ("high", "highest"):
+        with products_in(precision):
+            assert torch.get_float32_matmul_precision() == precision
+            assert torch.backends.cudnn.allow_tf32 == (precision == "high")
+    assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == (matrices, convolutions)
+
+
+@pytest.mark.parametrize("fixed", [0.0, 7.0, 1e6])
+@pytest.mark.parametrize("slope", [0.01, 1.0, 3.7, 900.0])
+def test_the_largest_batch_fits_and_a_clearly_larger_one_does_not(fixed: float, slope: float) -> None:
+    asked: list[int] = []
+
+    def peak(batch: int) -> float:
+        asked.append(batch)
+        return fixed + slope * batch + 0.1 * slope * (batch % 3)
+
+    found = largest(peak, 1000.0)
+    assert len(asked) <= 25 and len(set(asked)) == len(asked)
+    assert max(map(peak, set(asked))) <= 2.0 * max(1000.0, peak(1)) + 900.0 * FIRST  # never far beyond the budget
+    assert found == 0 or peak(found) <= 1000.0
+    clearly_larger = int(found * (1 + RESOLUTION)) + 2
+    assert clearly_larger > MOST or peak(clearly_larger) > 1000.0
+
+
+def test_compilations_are_counted_and_ours_stay_at_one() -> None:
+    make = partial(net, 2, 3, 1, 3, 16)
+    case = Case("small", make, floats(3, 16, 16), per_class, 3, 1.0)
+    options = Options("", (), 1, (1,), "cpu", 300)
+    assert len(set(drawn_sizes(3))) > 3
+    for name in ("dpcompile eager", "dpcompile inductor"):
+        assert counted(case, COMPILED[name], options)["compilations"] == 1, name
+    assert counted(case, COMPILED["ordinary torch.compile"], options)["compilations"] > 1  # one fixed size, then any size
+
+
+def test_extras_are_judged_and_shown() -> None:
+    experiment = EXPERIMENTS["beltran"]
+    found = document({}, experiment.methods)
+    rows = {"ordinary eager": 100, "dpcompile eager": 60, "bookkeep (ours)": 40, "ghost (ours)": 30, "Opacus hooks": 7,
+            "Opacus ghost": "ValueError: no"}  # fmt: skip
+    compiled = {
+        "dpcompile eager": {"compilations": 1, "seconds": 2.0, "sizes": 11},
+        "vmap(grad) torch.compile": {"failure": "no"},
+    }
+    found["extras"] = {"largest physical batch": {"budget": 2**29, "largest": {"ViT-Tiny float32": rows}},
+                       "compilations": {"point": "ViT-Tiny float32", "methods": compiled}}  # fmt: skip
+    found["claims"] = judged(experiment, found)
+    assert [row["holds"] for row in found["claims"]] == [True, True, True]
+    text = markdown(experiment, found)
+    assert "| ViT-Tiny float32 | 100 | 60 | 40 | 30 | 7 | n/a |" in text and "| vmap(grad) torch.compile | n/a | |" in text

@@ -17,6 +17,8 @@ from torch import nn
 from benchmarks.cases import OURS, Case, floats, per_class
 from benchmarks.experiments import beltran_networks as networks
 from benchmarks.experiments.beltran_plot import draw
+from benchmarks.experiments.capacity import capacity
+from benchmarks.experiments.compilations import compilations
 from benchmarks.experiments.experiment import PEERS, Claim, Experiment, Medians, measured
 
 METHODS = ("ordinary eager", "ordinary inductor", "dpcompile eager", "dpcompile inductor", "ghost" + OURS, "bookkeep" + OURS,
@@ -24,6 +26,8 @@ METHODS = ("ordinary eager", "ordinary inductor", "dpcompile eager", "dpcompile 
 SMALL = ("ViT-Tiny", "ViT-Small", "BiT-R50x1")
 BFLOAT16_TOLERANCE = 0.1
 """Products of bfloat16 operands, in units of one example's contribution; float32 is held to the usual bound."""
+TF32_TOLERANCE = 0.02
+"""Operands rounded to ten bits."""
 WANTED_SHARE = 0.85
 """Of the throughput without privacy that ViT-Base is to reach."""
 
@@ -41,6 +45,8 @@ def points(size: str) -> dict[str, Case]:
     found = {}
     for name, make in chosen.items():
         found[f"{name} float32"] = Case(name, make, inputs, per_class, batch, 1.0)
+        if device == "cuda":
+            found[f"{name} TF32"] = Case(name, make, inputs, per_class, batch, 1.0, tolerance=TF32_TOLERANCE, precision="high")
         half = functools.partial(lambda m: networks.HalfPrecision(m(), device), make)
         found[f"{name} bfloat16"] = Case(name, half, inputs, per_class, batch, 1.0, tolerance=BFLOAT16_TOLERANCE)
     return found
@@ -68,4 +74,5 @@ CLAIMS = (
     Claim("per-example gradients by Opacus' hooks cost 2.6 to 8 times ordinary training (on a GPU)", hooks_cost),
     Claim(f"dpcompile reaches {WANTED_SHARE} of the throughput without privacy on ViTs (our aim)", is_near),
 )
-EXPERIMENT = Experiment("beltran", "Rodriguez Beltran et al. (arXiv:2406.17298)", points, METHODS, CLAIMS, draw)
+EXTRAS = (compilations("ViT-Tiny float32", points), capacity(points))
+EXPERIMENT = Experiment("beltran", "Rodriguez Beltran et al. (arXiv:2406.17298)", points, METHODS, CLAIMS, draw, EXTRAS)

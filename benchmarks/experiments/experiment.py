@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.cases import Case
+from benchmarks.worker import Options
 
 SIZES = ("small", "full")
 """small: fits two CPU cores in about half an hour. full: the paper's own sizes, for one GPU."""
@@ -30,6 +31,16 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class Extra:
+    """A measurement beside the times. measure(size, options) -> JSON; lines(that) -> Markdown; claims(that) -> verdicts."""
+
+    name: str
+    measure: Callable[[str, Options], dict[str, Any]]
+    lines: Callable[[Mapping[str, Any]], list[str]]
+    claims: Callable[[Mapping[str, Any]], list[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
 class Experiment:
     """One paper's measurements.
 
@@ -43,6 +54,7 @@ class Experiment:
     methods: tuple[str, ...]
     claims: tuple[Claim, ...]
     draw: Callable[[dict[str, Any], str], Any]
+    extras: tuple[Extra, ...] = ()
 
 
 def measured(rows: dict[str, float]) -> dict[str, float]:

@@ -24,6 +24,7 @@ from benchmarks.experiments.experiment import Experiment
 from benchmarks.experiments.table import judged, markdown
 from benchmarks.measure import peak_bytes
 from benchmarks.methods import ALL_METHODS
+from benchmarks.protocol import products_in
 from benchmarks.run import CORES, RESULTS, describe_machine
 from benchmarks.worker import Options, at_most, measure_time, on_threads
 
@@ -42,21 +43,27 @@ def run(experiment: Experiment, size: str, rounds: int, only: str, memory: bool,
         "methods": list(experiment.methods),
     }
     cases = {name: case for name, case in experiment.points(size).items() if only in name}
-    if not cases:
-        raise typer.BadParameter(f"--only {only!r} is in no point's name; they are {', '.join(experiment.points(size))}")
+    known = (*experiment.points(size), *(extra.name for extra in experiment.extras))
+    if not any(only in name for name in known):
+        raise typer.BadParameter(f"--only {only!r} is in no point's name; they are {', '.join(known)}")
     document = earlier(target, head)
     console = Console()
     threads = (1,) if device == "cuda" or CORES == 1 else (1, CORES)
     options = Options("", experiment.methods, rounds, threads, device, limit_seconds)
     for name, case in cases.items():
-        if is_complete(document["points"].get(name), memory, limit_seconds):
+        if is_complete(document["points"].get(name), memory and not case.as_published, limit_seconds):
             continue
         console.rule(f"{experiment.name}: {name}")
-        found = {**in_fresh_compiler(case, options), "limit_seconds": limit_seconds}
-        if memory:
-            add_memory(found["methods"], case, options)
+        with products_in(case.precision):
+            found = {**in_fresh_compiler(case, options), "limit_seconds": limit_seconds}
+            if memory and not case.as_published:
+                add_memory(found["methods"], case, options)
         document["points"][name] = {**found, "measured_on": datetime.date.today().isoformat()}
         write(target, experiment, document)
+    for extra in experiment.extras:
+        if only in extra.name and extra.name not in document["extras"]:
+            document["extras"][extra.name] = extra.measure(size, options)
+            write(target, experiment, document)
     write(target, experiment, document)
     console.print(f"written to {target}", soft_wrap=True)
     return target
@@ -101,10 +108,10 @@ def earlier(target: Path, head: dict[str, Any]) -> dict[str, Any]:
     if target.exists():
         document: dict[str, Any] = json.loads(target.read_text(encoding="ascii"))
         if {key: document.get(key) for key in head} == head:
-            return document
+            return {"extras": {}, **document}
         places = (target.with_name(f"{target.name}.{number}") for number in itertools.count(1))
         target.rename(next(place for place in places if not place.exists()))
-    return {**head, "points": {}}
+    return {**head, "points": {}, "extras": {}}
 
 
 def write(target: Path, experiment: Experiment, document: dict[str, Any]) -> None:

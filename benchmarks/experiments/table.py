@@ -36,6 +36,9 @@ def judged(experiment: Experiment, document: dict[str, Any]) -> list[dict[str, A
         except (KeyError, ValueError, ZeroDivisionError):
             continue  # a point or a method that it needs is not measured
         rows.append({"claim": claim.name, "holds": holds, "numbers": numbers})
+    for extra in experiment.extras:
+        if extra.name in document["extras"]:
+            rows += extra.claims(document["extras"][extra.name])
     behind = {name: row["auto"] / fastest(row) for name, row in found.items() if "auto" in row}
     if behind:
         worst = max(behind, key=lambda name: behind[name])
@@ -66,6 +69,9 @@ def markdown(experiment: Experiment, document: dict[str, Any]) -> str:
         f"| {row['claim']} | {'holds' if row['holds'] else '**does not**'} | {row['numbers']} |" for row in document["claims"]
     ]
     lines += ["", *failures(document)]
+    for extra in experiment.extras:
+        if extra.name in document["extras"]:
+            lines += ["", *extra.lines(document["extras"][extra.name])]
     return "\n".join(lines) + "\n"
 
 

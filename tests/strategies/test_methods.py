@@ -262,3 +262,11 @@ def test_copies_are_one_node_of_the_graph() -> None:
     text = private.print_readable(print_output=False)
     assert text.count("copies(") == 1 and "convolution" not in text
     assert [stage.name for stage in private.stages][:4] == ["capture", "analysis", "emit_copies", "emit_norms"]
+
+
+@pytest.mark.parametrize("clipping", ["flat", "per-layer", "automatic"])
+def test_naive_takes_one_norm_for_whatever_one_factor_clips(clipping: str) -> None:
+    private = dpcompile(network(), loss=squares, strategy="naive", clipping=clipping, example_batch=images(3))
+    groups = max(len(private.clip_groups), 1)
+    text = private.print_readable(False)
+    assert text.count("= dp.total_square(") == groups and "dp.sqnorm(" not in text
