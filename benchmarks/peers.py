@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from opacus import GradSampleModule
 from opacus.grad_sample import GradSampleModuleFastGradientClipping
+from opacus.layers import DPRNN
 from opacus.validators import ModuleValidator
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
@@ -130,8 +131,19 @@ def opacus_ghost(case: Case, model: nn.Module, x: Tensor, y: Tensor) -> Step:
 
 
 def wrap(kind: Callable[..., Any], model: nn.Module, **options: object) -> Any:
-    """Put Opacus' hooks on a model; layers that Opacus replaces (LSTM) are replaced, their weights kept."""
-    return kind(ModuleValidator.fix(model), batch_first=True, **options)
+    """Put Opacus' hooks on a model; layers that Opacus has its own forms of are replaced, their weights kept."""
+    return kind(with_opacus_rnn(ModuleValidator.fix(model)), batch_first=True, **options)
+
+
+def with_opacus_rnn(model: nn.Module) -> nn.Module:
+    """The same for nn.RNN: Opacus has a form of it, but its validator replaces LSTM, GRU and attention only."""
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, nn.RNN):
+            own = DPRNN(layer.input_size, layer.hidden_size, layer.num_layers, layer.bias, layer.batch_first, layer.dropout,
+                        layer.bidirectional, nonlinearity=layer.nonlinearity)  # fmt: skip
+            own.load_state_dict(layer.state_dict())
+            model.set_submodule(name, own.to(layer.weight_ih_l0.device))
+    return model
 
 
 def names_of(wrapped: nn.Module) -> dict[str, nn.Parameter]:

@@ -170,9 +170,9 @@ class DropIn(StandIn):
             return compiled
         if compiled.plan.at_a_time(batch.size) < batch.size:
             raise InvalidInput(
-                f"microbatch= or a memory budget takes {compiled.plan.microbatch} examples at a time and draws for each such "
-                'chunk, but forward drew for the whole batch; use schedule="one-pass", or call the step of '
-                "dpcompile(model, loss=...)"
+                f"the plan takes {compiled.plan.microbatch} examples at a time and draws for each such chunk, but forward drew "
+                "for the whole batch; leave microbatch= and memory_budget= out, in place of a method for single examples take "
+                'another (strategy="auto"), or call the step of dpcompile(model, loss=...)'
             )
         if compiled.runner.backend == "inductor":
             self.inner.options = dataclasses.replace(self.inner.options, backend="eager")

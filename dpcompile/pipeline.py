@@ -188,14 +188,13 @@ def compiled_step(program: Program, batch: Batch, options: Options) -> Compiled:
     method = method_of(options.strategy)
     strategy = resolve(method, found.sites, source.cuts) if method else options.strategy if tuned is None else "auto"
     copies = method.copies if method else options.plan is not None and options.plan.copies
-    if copies:
-        check_copies(joint, list(found.sites))
+    unbatched = check_copies(joint, list(found.sites)) if copies else ()
     outlook = Outlook(source, options.hardware, strategy, options.microbatch, eager, options.schedule, tuned, copies)
     plan = outlook.plan(batch.size, options.hardware, options.memory_budget, recorder.keep_attempt)
     rewritten = outlook.final(plan, recorder.keep_attempt)
     runner = Runner(rewritten, program, options.backend)
     said = [text for text in (str(method or ""), options.note) if text]
-    notes = (*joint.notes, *joint.constants, *said, *(tuned.notes if tuned else ()))
+    notes = (*joint.notes, *joint.constants, *said, *unbatched, *(tuned.notes if tuned else ()))
     return Compiled(rewritten, plan, tuple(recorder.stages), runner, unused, notes, outlook, found.evidence)
 
 

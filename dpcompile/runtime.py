@@ -78,15 +78,17 @@ class GraphCall:
 
 
 def own_memory(outputs: dict[tuple[str, str], Tensor]) -> dict[tuple[str, str], Tensor]:
-    """The outputs without two of them in one piece of memory.
+    """The outputs without two of them, or two numbers of one, in one place of memory.
 
     Parameters that are used alike (the two biases of a recurrent layer, of two layers that are added) have one gradient,
-    which the graph computes once; whoever adds to one of them must not change the other.
+    which the graph computes once; whoever adds to one of them must not change the other. The gradient of a parameter whose sum
+    is added to the losses is one number, expanded, and what is expanded cannot be added to.
     """
     seen: set[int] = set()
     for key, tensor in outputs.items():
         place = tensor.untyped_storage().data_ptr()
-        if place in seen and tensor.numel():
+        is_expanded = any(step == 0 and size > 1 for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+        if (place in seen or is_expanded) and tensor.numel():
             outputs[key] = tensor.clone()
         seen.add(place)
     return outputs

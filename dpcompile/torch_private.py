@@ -17,6 +17,7 @@ make_fx, functional_call and the sympy symbols are public. What is not, and why 
   module._global_*_hooks, FakeTensor  hooks on all modules, which a trace runs; what must not stay in the user's objects
   overrides' stack of modes         modes around the call, which see every function of torch that a trace comes by
   TorchDispatchMode                 sees every operation of the user's own run, also those inside fused functions
+  _functorch's vmap fallback        which operations torch.vmap runs example by example, and its advice on that at every call
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import contextlib
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import sympy
@@ -42,6 +44,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 from torch.nn.modules.adaptive import _ASMoutput
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from dpcompile.scan import doubling_scan
 
 Fakes = FakeTensorMode
 adaptive_output = _ASMoutput
@@ -96,8 +100,8 @@ def tracing_context(mode: FakeTensorMode) -> Iterator[None]:
     compiling, torch.compiler._is_compiling_flag = torch.compiler._is_compiling_flag, True
     ordered = torch.backends.opt_einsum.enabled
     torch.backends.opt_einsum.enabled = False  # its planner reads sizes as numbers
-    module = sys.modules["torch._higher_order_ops.associative_scan"]
-    scan, module.generic_associative_scan = module.generic_associative_scan, doubling_scan  # type: ignore[attr-defined]
+    module, scanning = sys.modules["torch._higher_order_ops.associative_scan"], partial(doubling_scan, pytree.tree_leaves)
+    scan, module.generic_associative_scan = module.generic_associative_scan, scanning  # type: ignore[attr-defined]
     try:
         with (
             fx_config.patch(backed_size_oblivious=True),  # type: ignore[attr-defined]  # installed when it is imported
@@ -112,23 +116,6 @@ def tracing_context(mode: FakeTensorMode) -> Iterator[None]:
         torch.backends.opt_einsum.enabled = ordered
 
 
-def doubling_scan(operator: Callable[..., Any], leaves: Sequence[torch.Tensor], dim: int = 0, *rest: Any, **more: Any) -> Any:
-    """An inclusive scan of an associative operation in rounds of doubling distance (Hillis & Steele 1986).
-
-    Takes the place of torch's own, which asks for the number of elements of the whole batch.
-    """
-    additional = rest[0] if rest else more.get("additional_inputs", ())
-    length, distance, found = leaves[0].shape[dim], 1, list(leaves)
-    while distance < length:
-        left = [leaf.narrow(dim, 0, length - distance) for leaf in found]
-        right = [leaf.narrow(dim, distance, length - distance) for leaf in found]
-        joined = pytree.tree_leaves(operator(*left, *right, *additional))
-        pairs = zip(found, joined, strict=True)
-        found = [torch.cat([leaf.narrow(dim, 0, distance), new], dim) for leaf, new in pairs]
-        distance *= 2
-    return found
-
-
 @contextlib.contextmanager
 def unchecked_distributions() -> Iterator[None]:
     """torch.distributions without the checks of values that are on by default."""
@@ -139,6 +126,20 @@ def unchecked_distributions() -> Iterator[None]:
         yield
     finally:
         distribution.set_default_validate_args(checks)
+
+
+@contextlib.contextmanager
+def vmap_fallback(is_allowed: bool) -> Iterator[None]:
+    """Whether torch.vmap runs what has no batched form example by example, without advice on stderr, or raises RuntimeError."""
+    functorch: Any = torch._C._functorch  # its annotations lack these
+    before = functorch._is_vmap_fallback_enabled()
+    functorch._set_vmap_fallback_enabled(is_allowed)
+    functorch._set_vmap_fallback_warning_enabled(False)
+    try:
+        yield
+    finally:
+        functorch._set_vmap_fallback_enabled(before)
+        functorch._set_vmap_fallback_warning_enabled(True)
 
 
 def is_fake(value: object) -> bool:

@@ -27,7 +27,7 @@ from dpcompile.ir.errors import StrategyError
 from dpcompile.ir.graph import JointGraph, size_expression, value, where
 from dpcompile.ir.randomness import draws
 from dpcompile.ir.site import Operand, Site, Term, Total
-from dpcompile.kernels.copies import Copies, as_batch_of_one, size_along, vmapped, without_advice
+from dpcompile.kernels.copies import Copies, as_batch_of_one, size_along, vmapped
 from dpcompile.strategies.emitter import Emitter
 
 aten = torch.ops.aten
@@ -81,8 +81,9 @@ def make_runnable(node: fx.Node) -> None:
         node.args = (*node.args[:4], *([end] if isinstance(end, int) else [None]), *node.args[5:])
 
 
-def check_copies(joint: JointGraph, sites: list[Site]) -> None:
-    """Refuse what torch.vmap cannot run: random draws, and operations that read values or have no rule."""
+def check_copies(joint: JointGraph, sites: list[Site]) -> tuple[str, ...]:
+    """Refuse what torch.vmap cannot run: random draws, and operations that read values or have no rule. Returns what the report
+    has to say of operations that do run, but one example at a time."""
     drawn = next((node for node in joint.graph.nodes if draws(node)), None)
     if drawn is not None:
         raise StrategyError(unfit(drawn, "it draws random numbers, which copies of the parameters must not share"))
@@ -93,23 +94,38 @@ def check_copies(joint: JointGraph, sites: list[Site]) -> None:
         expanded = [t.expand(TRIED, *t.shape) if i.kind == "parameter" else t for i, t in zip(step.inputs, tensors, strict=True)]
         trial = Trial(step.module)
         try:
-            with without_advice():
-                torch.vmap(lambda *own: trial.run(*as_batch_of_one(step.inputs, own), enable_io_processing=False),
-                           in_dims=tuple(map(vmapped, step.inputs)))(*expanded)  # fmt: skip
+            torch.vmap(lambda *own: trial.run(*as_batch_of_one(step.inputs, own), enable_io_processing=False),
+                       in_dims=tuple(map(vmapped, step.inputs)))(*expanded)  # fmt: skip
         except Exception as error:  # whatever torch.vmap, or an operation under it, raises
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise StrategyError(unfit(trial.node, f"torch.vmap cannot run it: {reason}")) from error
+    return trial.notes()
 
 
 class Trial(fx.Interpreter):
-    """Remembers the node that is running."""
+    """Remembers the node that is running, and the operations that torch.vmap has no batched form of."""
 
-    node: fx.Node | None = None
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.node: fx.Node | None = None
+        self.unbatched: dict[str, None] = {}
 
     def run_node(self, n: fx.Node) -> Any:
-        """One node."""
+        """One node; one example at a time if there is no other way."""
         self.node = n
-        return super().run_node(n)
+        try:
+            with torch_private.vmap_fallback(False):
+                return super().run_node(n)
+        except RuntimeError:
+            with torch_private.vmap_fallback(True):
+                result = super().run_node(n)
+        self.unbatched[str(n.target)] = None
+        return result
+
+    def notes(self) -> tuple[str, ...]:
+        """What is no batched pass through the copies."""
+        names = ", ".join(self.unbatched)
+        return (f"multi: torch.vmap has no batched form of {names} and runs it one example at a time",) if names else ()
 
 
 def empty_like(fake: torch.Tensor) -> torch.Tensor:

@@ -186,6 +186,13 @@ def test_dropout_in_chunks_is_refused() -> None:
         module(torch.randn(5, 3))
 
 
+def test_dropout_one_example_at_a_time_is_refused_with_a_way_out_that_there_is() -> None:
+    model, x = nn.Sequential(nn.Linear(3, 5), nn.Dropout(0.5)), torch.randn(5, 3)
+    with pytest.raises(DPCompileError, match=r'method for single examples take another \(strategy="auto"\)'):
+        dpcompile(model, strategy="naive").as_module()(x)
+    dpcompile(model, strategy="auto").as_module()(x).sum().backward()
+
+
 def test_a_memory_budget_holds_for_the_drop_in_too() -> None:
     model, x = nn.Sequential(nn.Linear(8, 64), nn.Tanh(), nn.Linear(64, 8)).double(), torch.randn(512, 8, dtype=torch.float64)
     whole = dpcompile(model).as_module("sum")

@@ -99,6 +99,25 @@ def test_plots_are_drawn_of_what_is_there(experiment: Any, tmp_path: Any) -> Non
     assert names and all(len(Path(name).read_text(encoding="utf-8")) > 1000 for name in names)
 
 
+@pytest.mark.filterwarnings("ignore:Full backward hook")  # by Opacus, on every call
+@pytest.mark.parametrize("method", ["Opacus hooks", "Opacus functorch", "Opacus ghost"])
+def test_opacus_is_given_its_own_form_of_a_recurrent_layer(method: str) -> None:
+    given = EXPERIMENTS["lee-kifer"].points("small")["RNN B128"]
+    case = Case(given.title, given.make, given.draw, given.example_loss, 3, 1.0)
+    reference = make_reference(case)
+    step = ALL_METHODS[method].make(case, case.model("cpu"), *case.batch("cpu"))
+    assert largest_error(step(), reference.clipped, reference.clipped_size) < case.tolerance
+
+
+def test_sums_of_parts_of_a_parameter_are_compared_with_its_parts() -> None:
+    whole = {"a.in_proj_weight": torch.arange(12.0).double().view(6, 2), "b.weight": torch.ones(2).double()}
+    parts = {f"a.{letter}linear.weight": whole["a.in_proj_weight"][2 * i : 2 * i + 2] for i, letter in enumerate("qkv")}
+    assert largest_error(whole, whole, 1.0) == largest_error({**parts, "b.weight": whole["b.weight"]}, whole, 1.0) == 0
+    swapped = {**parts, "a.qlinear.weight": parts["a.klinear.weight"], "b.weight": whole["b.weight"]}
+    assert largest_error(swapped, whole, 1.0) == 4
+    assert largest_error({"b.weight": whole["b.weight"]}, whole, 1.0) == float("inf")
+
+
 def test_the_published_protocol_draws_its_batch_and_leaves_the_weights_alone() -> None:
     given = EXPERIMENTS["rochette"].points("small")["k3 L2 f1"]
     case, seen = Case(given.title, given.make, given.draw, given.example_loss, 3, 1.0), []

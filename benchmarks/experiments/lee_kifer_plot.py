@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,8 +31,8 @@ def draw(document: dict[str, Any], stem: str) -> list[str]:
 
 
 def one_at_a_time(row: Mapping[str, float]) -> float:
-    """Milliseconds of the faster loop."""
-    return min(row[name] for name in ("loop of single examples", "naive") if name in row)
+    """Milliseconds of the faster loop; not a number where none is measured."""
+    return min((row[name] for name in ("loop of single examples", "naive") if name in row), default=math.nan)
 
 
 def bars(axis: Any, found: Mapping[str, Mapping[str, float]]) -> None:
@@ -50,8 +51,8 @@ def growth(axis: Any, found: Mapping[str, Mapping[str, float]]) -> None:
     for name, color in {"MLP": "tab:red", "CNN": "tab:orange", "LSTM": "tab:cyan"}.items():
         for method, style in {"auto": "-", "reweight": "--"}.items():
             rows = {int(key.split(" B")[1]): row for key, row in found.items() if key.startswith(f"{name} B") and method in row}
-            ratios = [one_at_a_time(row) / row[method] for row in rows.values()]
-            axis.plot(list(rows), ratios, style, color=color, marker="o", markersize=3, label=f"{name}, {method}")
+            ratios = [one_at_a_time(rows[size]) / rows[size][method] for size in sorted(rows)]
+            axis.plot(sorted(rows), ratios, style, color=color, marker="o", markersize=3, label=f"{name}, {method}")
     axis.set_xscale("log", base=2)
     axis.set_xlabel("batch size")
     axis.grid(True, alpha=0.3)

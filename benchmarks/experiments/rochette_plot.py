@@ -84,7 +84,9 @@ def lines(axis: Any, curves: Columns, title: str, unit: str) -> None:
     for method, points in curves.items():
         if points:
             color, style = STYLES[method]
-            axis.plot(list(points), list(points.values()), style, color=color, marker="o", markersize=3, label=method)
+            axis.plot(
+                sorted(points), [points[x] for x in sorted(points)], style, color=color, marker="o", markersize=3, label=method
+            )
     axis.set_title(title, fontsize=9)
     axis.set_ylabel(unit, fontsize=8)
     axis.set_yscale("log")

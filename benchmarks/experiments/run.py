@@ -1,11 +1,13 @@
 """Runs an experiment point by point and writes results/<experiment>-<size>-<machine>.json, .md and the plots.
 
-A run that was interrupted goes on where it was; a point is measured anew when machine, versions, rounds or methods differ.
+A run that was interrupted goes on where it was. A point is measured anew if it lacks the memory that is asked for, or a method
+that was given up gets more time now. Results with other versions, rounds or methods are moved aside, to <file>.1 and so on.
 """
 
 from __future__ import annotations
 
 import datetime
+import itertools
 import json
 import warnings
 from functools import partial
@@ -13,8 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo
+import typer
 from rich.console import Console
 
+from benchmarks.cases import Case
 from benchmarks.experiments.experiment import Experiment
 from benchmarks.experiments.table import judged, markdown
 from benchmarks.measure import peak_bytes
@@ -37,16 +42,20 @@ def run(experiment: Experiment, size: str, rounds: int, only: str, memory: bool,
         "rounds": rounds,
         "methods": list(experiment.methods),
     }
+    cases = {name: case for name, case in experiment.points(size).items() if only in name}
+    known = (*experiment.points(size), *(extra.name for extra in experiment.extras))
+    if not any(only in name for name in known):
+        raise typer.BadParameter(f"--only {only!r} is in no point's name; they are {', '.join(known)}")
     document = earlier(target, head)
     console = Console()
     threads = (1,) if device == "cuda" or CORES == 1 else (1, CORES)
     options = Options("", experiment.methods, rounds, threads, device, limit_seconds)
-    for name, case in experiment.points(size).items():
-        if (only and only not in name) or name in document["points"]:
+    for name, case in cases.items():
+        if is_complete(document["points"].get(name), memory and not case.as_published, limit_seconds):
             continue
         console.rule(f"{experiment.name}: {name}")
         with products_in(case.precision):
-            found = measure_time(case, options)
+            found = {**in_fresh_compiler(case, options), "limit_seconds": limit_seconds}
             if memory and not case.as_published:
                 add_memory(found["methods"], case, options)
         document["points"][name] = {**found, "measured_on": datetime.date.today().isoformat()}
@@ -60,22 +69,48 @@ def run(experiment: Experiment, size: str, rounds: int, only: str, memory: bool,
     return target
 
 
-def add_memory(methods: dict[str, dict[str, Any]], case: Any, options: Options) -> None:
-    """Peak bytes of every method that was timed."""
+def in_fresh_compiler(case: Case, options: Options) -> dict[str, Any]:
+    """Times of all methods with nothing compiled yet: torch.compile falls back to eager, silently, once it has compiled one
+    piece of code, such as the ordinary step, for too many models. Here that fails."""
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        return measure_time(case, options)
+
+
+def is_complete(point: dict[str, Any] | None, memory: bool, limit_seconds: int) -> bool:
+    """Whether a point needs no other measurement."""
+    if point is None:
+        return False
+    rows = [row for name, row in point["methods"].items() if name in ALL_METHODS]
+    is_given_up = (
+        any("TimeoutError" in row.get("failure", "") for row in rows)
+        and point.get("limit_seconds", limit_seconds) < limit_seconds
+    )
+    lacks_memory = memory and any("median_ms" in row and not row.keys() & {"bytes", "memory_failure"} for row in rows)
+    return not is_given_up and not lacks_memory
+
+
+def add_memory(methods: dict[str, dict[str, Any]], case: Case, options: Options) -> None:
+    """Peak bytes of every method that was timed; one that cannot be measured keeps its time."""
     for name, row in methods.items():
         if "median_ms" in row and name in ALL_METHODS:
             model, batch = case.model(options.device), case.batch(options.device)
             make = partial(ALL_METHODS[name].make, case, model, *batch)
-            with on_threads(1), at_most(options.limit_seconds):
-                row["bytes"] = peak_bytes(make, options.device)
+            try:
+                with on_threads(1), at_most(options.limit_seconds):
+                    row["bytes"] = peak_bytes(make, options.device)
+            except Exception as failure:  # no memory left, or no time: whatever a method raises is its result
+                row["memory_failure"] = f"{type(failure).__name__}: {failure}"[:200]
 
 
 def earlier(target: Path, head: dict[str, Any]) -> dict[str, Any]:
-    """What a run of the same kind has measured so far."""
+    """What a run of the same kind has measured so far; results of another kind stay beside."""
     if target.exists():
         document: dict[str, Any] = json.loads(target.read_text(encoding="ascii"))
         if {key: document.get(key) for key in head} == head:
-            return document
+            return {"extras": {}, **document}
+        places = (target.with_name(f"{target.name}.{number}") for number in itertools.count(1))
+        target.rename(next(place for place in places if not place.exists()))
     return {**head, "points": {}, "extras": {}}
 
 

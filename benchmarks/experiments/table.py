@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from benchmarks.cases import OURS
@@ -32,7 +33,7 @@ def judged(experiment: Experiment, document: dict[str, Any]) -> list[dict[str, A
     for claim in experiment.claims:
         try:
             holds, numbers = claim.holds(found)
-        except (KeyError, ZeroDivisionError):
+        except (KeyError, ValueError, ZeroDivisionError):
             continue  # a point or a method that it needs is not measured
         rows.append({"claim": claim.name, "holds": holds, "numbers": numbers})
     for extra in experiment.extras:
@@ -48,8 +49,8 @@ def judged(experiment: Experiment, document: dict[str, Any]) -> list[dict[str, A
 
 
 def fastest(row: Medians) -> float:
-    """Milliseconds of the fastest private method."""
-    return min(value for method, value in row.items() if not method.startswith("ordinary"))
+    """Milliseconds of the fastest private method; infinite if there is none."""
+    return min((value for method, value in row.items() if not method.startswith("ordinary")), default=math.inf)
 
 
 def markdown(experiment: Experiment, document: dict[str, Any]) -> str:

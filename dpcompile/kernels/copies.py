@@ -7,13 +7,12 @@ graph as one call, because torch.vmap would fix the batch size in the number of 
 
 from __future__ import annotations
 
-import contextlib
-import warnings
-from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from dpcompile import torch_private
 from dpcompile.ir.graph import Input, JointGraph, value
 
 
@@ -37,7 +36,7 @@ class Copies:
             tensor.expand(size, *tensor.shape) if item.kind == "parameter" else tensor
             for item, tensor in zip(self.step.inputs, tensors, strict=True)
         ]
-        with without_advice():
+        with torch_private.vmap_fallback(True):
             results = torch.vmap(self.one, in_dims=tuple(map(vmapped, self.step.inputs)))(*expanded)
         return tuple(result.contiguous() for result in results)
 
@@ -48,19 +47,12 @@ class Copies:
 
     def shapes(self, like: Tensor, size: torch.SymInt) -> tuple[Tensor, ...]:
         """Empty results for a batch size that is not known yet."""
-        losses, *gradients = (value(node) for node in self.step.graph.output_node().all_input_nodes)
+        outputs: Any = self.step.graph.output_node().args[0]  # parameters that are used alike share one
+        losses, *gradients = map(value, outputs)
         return like.new_empty(size, dtype=losses.dtype), *(like.new_empty((size, *g.shape), dtype=g.dtype) for g in gradients)
 
     def __repr__(self) -> str:
         return "copies"
-
-
-@contextlib.contextmanager
-def without_advice() -> Iterator[None]:
-    """Without torch's warning, at every call, that an operation has no batching rule and runs example by example."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "There is a performance drop")
-        yield
 
 
 def vmapped(item: Input) -> int | None:

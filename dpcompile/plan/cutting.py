@@ -15,10 +15,11 @@ MOST: Final = 4
 
 
 def asked_cut(schedule: str, strategy: Wanted, sites: Sequence[Site], cuts: Sequence[Cut]) -> Cut | None:
-    """The cut of schedule="two-pass", or the one behind which exactly the parameters with the sum "reweight" are."""
+    """The cut of schedule="two-pass", or the one behind which exactly the parameters with the sum "reweight" are; None where
+    backward runs once."""
     check_names(strategy, sites)
     named = {site.parameter for site in sites if wanted_for(site, strategy)[1] == REWEIGHT.name}
-    if schedule != "two-pass" and not named:
+    if (schedule != "two-pass" and not named) or not sites:  # without a gradient there is nothing to run backward for
         return None
     if schedule == "one-pass":
         raise StrategyError('the sum "reweight" takes a second backward, which schedule="one-pass" excludes')

@@ -57,6 +57,11 @@ class SavedPlan:
         named = Counter(choice.parameter for choice in self.choices)
         lines = [f"{name} is not in the plan" for name in present if name not in named]
         lines += [f"{name} is in the plan {times} times" for name, times in named.items() if times > 1]
+        lines += [
+            f'copies of the parameters give gradients for ("materialize", "reuse"), and {c.parameter} has ("{c.norm}", "{c.sum}")'
+            for c in self.choices
+            if self.copies and (c.norm, c.sum) != ("materialize", "reuse")
+        ]
         for choice in self.choices:
             site = present.get(choice.parameter)
             if site is None:

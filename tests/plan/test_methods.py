@@ -180,6 +180,55 @@ def test_multi_names_the_operation_and_the_line_that_vmap_cannot_run(monkeypatch
     assert dpcompile(net, loss=squares, strategy="multi")(torch.randn(2, 7, 5)).norms.shape == (2,)
 
 
+def test_multi_says_what_runs_one_example_at_a_time(capfd: pytest.CaptureFixture[str]) -> None:
+    """torch writes advice about that past Python's warnings, at every call."""
+    net = Using(lambda m, x: m.b(m.a(x)[0]), a=nn.LSTM(3, 5, batch_first=True), b=nn.Linear(5, 2))
+    looped, batched = (dpcompile(model, loss=squares, strategy="multi") for model in (net, nn.Linear(3, 2)))
+    for size in (2, 3):
+        looped(torch.randn(size, 7, 3))
+        batched(torch.randn(size, 7, 3))
+    note = "multi: torch.vmap has no batched form of dpcompile.lstm.default, dpcompile.lstm_backward.default"
+    assert note in str(looped.report()) and "no batched form" not in str(batched.report())
+    written = capfd.readouterr()
+    assert "performance drop" not in written.err + written.out
+
+
+class Detached(torch.autograd.Function):
+    """Losses that require grad, with no gradient for anything."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return x.sum(1)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: torch.Tensor) -> tuple[None, None]:
+        return None, None
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_model_without_a_gradient_has_gradients_of_zero(name: str) -> None:
+    def loss(m: Any, x: torch.Tensor) -> torch.Tensor:
+        losses: torch.Tensor = Detached.apply(x, m.weight)  # type: ignore[no-untyped-call]
+        return losses
+
+    private = dpcompile(nn.Linear(3, 2), loss=loss, strategy=name)
+    step = private(torch.ones(4, 3))
+    assert step.losses.tolist() == [3.0] * 4 and step.norms.tolist() == [0.0] * 4 and not step.grads["weight"].any()
+
+
+@pytest.mark.parametrize(
+    "edit", [{"norm": "gram", "sum": "bookkeep"}, {"norm": "grouped", "sum": "reuse"}, {"norm": "auto"}], ids=str
+)
+def test_a_plan_with_copies_takes_what_copies_give(edit: dict[str, str], tmp_path: Path) -> None:
+    path, x = tmp_path / "plan.json", torch.randn(2, 3, 7, 7)
+    dpcompile(nn.Conv2d(3, 2, 3), loss=squares, strategy="multi", example_batch=(x,)).plan.save(path)
+    document = json.loads(path.read_text())
+    document["choices"][0] |= edit
+    path.write_text(json.dumps(document))
+    with pytest.raises(StrategyError, match=rf"copies.*materialize.*reuse.*weight has .*{edit['norm']}"):
+        dpcompile(nn.Conv2d(3, 2, 3), loss=squares, plan=path)(x)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_saved_plan_is_the_same_method(name: str, tmp_path: Path) -> None:
     model, x = nn.Sequential(nn.Linear(5, 3), nn.Tanh(), nn.Linear(3, 2)), torch.randn(3, 7, 5)

@@ -142,6 +142,35 @@ def test_chunks_change_nothing(name: str, chunk: int) -> None:
     assert private.plan.microbatch == chunk
 
 
+class AddedSums(nn.Module):
+    """Two parameters that are used alike, whose gradient is one number for all entries, beside a layer; losses f64[B]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = (nn.Parameter(torch.arange(3.0, dtype=torch.float64)) for _ in range(2))
+        self.layer = nn.Linear(3, 2).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        losses: Tensor = self.layer(x).square().sum(1) + (self.a + self.b).sum()
+        return losses
+
+
+@pytest.mark.parametrize("name", ["auto", *METHODS])
+@pytest.mark.parametrize("chunk", [None, 1, 2])
+def test_sums_that_are_alike_can_be_added_to(name: str, chunk: int | None) -> None:
+    if name == "naive" and chunk == 2:
+        return  # refused, see tests/plan/test_methods.py
+    torch.manual_seed(0)
+    model, x = AddedSums(), torch.randn(5, 3, dtype=torch.float64)
+    private = dpcompile(model, strategy=name, microbatch=chunk, max_grad_norm=0.5)
+    expected = expect(model, None, (x,), max_grad_norm=0.5)
+    step = private(x)
+    assert max(errors(step, expected).values()) < TOLERANCE
+    for parameter, total in expected.sums.items():
+        step.grads[parameter].add_(total)
+        assert torch.allclose(step.grads[parameter], 2 * total, rtol=1e-9)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_half_types(name: str) -> None:
     torch.manual_seed(0)
