@@ -4,6 +4,8 @@ from dpcompile.certificate import Certificate
 from dpcompile.clip.grouped import GroupWise, PerLayer
 from dpcompile.clip.kinds import PSAC, Automatic, Flat, Global, Normalized
 from dpcompile.cost.hardware import HARDWARE, Hardware
+from dpcompile.criteria.choices import GradientDropping, PrePruning, Ramp
+from dpcompile.criteria.units import Blocks
 from dpcompile.ir.errors import (
     BudgetError,
     CaptureError,
@@ -22,12 +24,14 @@ __all__ = [
     "HARDWARE",
     "PSAC",
     "Automatic",
+    "Blocks",
     "BudgetError",
     "CaptureError",
     "Certificate",
     "DPCompileError",
     "Flat",
     "Global",
+    "GradientDropping",
     "GroupWise",
     "Hardware",
     "InvalidInput",
@@ -35,7 +39,9 @@ __all__ = [
     "Normalized",
     "PerLayer",
     "Plan",
+    "PrePruning",
     "PrivateModule",
+    "Ramp",
     "Step",
     "StrategyError",
     "UnsupportedOperation",

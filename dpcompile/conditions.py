@@ -120,7 +120,7 @@ def candidates(conditions: Way) -> Iterator[int]:
 
 def check_same(joint: JointGraph, other: JointGraph, size: int, condition: Condition) -> None:
     """Refuse a program whose graph is another one at this batch size."""
-    if outline(other) != outline(joint):
+    if outline(other) != (joint.outline or outline(joint)):
         raise CaptureError(
             refusal(
                 f"the model takes another path when the batch size is {size}",

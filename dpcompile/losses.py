@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from dpcompile.ir.errors import InvalidInput
 from dpcompile.ir.graph import shape_text
+from dpcompile.selection import Selection
 
 CRITERIA = (
     nn.CrossEntropyLoss, nn.NLLLoss, nn.BCELoss, nn.BCEWithLogitsLoss, nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss,
@@ -60,8 +61,13 @@ def per_example_criterion(criterion: Criterion, outputs: Tensor, target: Tensor)
     return values.sum(1) / counted
 
 
+SELECTION = "(selection)"
+"""The name of the module that says which parts of the parameters are trained; no attribute of a model can be called so."""
+
+
 class Program(nn.Module):
-    """Model and loss as one module, so that parameters and buffers of both are found by name."""
+    """Model and loss as one module, so that parameters and buffers of both are found by name, and beside them what is trained
+    of the parameters, if that is less than all."""
 
     def __init__(self, model: nn.Module, loss: nn.Module | Callable[..., Tensor] | None) -> None:
         super().__init__()
@@ -70,6 +76,17 @@ class Program(nn.Module):
         self.function = None if isinstance(loss, nn.Module) else loss
         if isinstance(loss, nn.Module):
             self.add_module(self.loss_name, loss)
+
+    @property
+    def selection(self) -> Selection | None:
+        """Which parts of the parameters are trained; None: all of them."""
+        found = self._modules.get(SELECTION)
+        return found if isinstance(found, Selection) else None
+
+    def trained_part(self, name: str, gradient: Tensor) -> Tensor:
+        """A gradient with zeros where its parameter (by its public name) is not trained."""
+        mask = None if self.selection is None else self.selection.mask(name)
+        return gradient if mask is None else torch.where(mask, gradient, torch.zeros_like(gradient))
 
     def given_loss(self) -> nn.Module | Callable[..., Tensor] | None:
         """What the user gave: a module, a function or nothing."""

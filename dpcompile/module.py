@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from dpcompile.clip.kind import Kind
 from dpcompile.clip.rule import Rule, kind_of, rule_of
 from dpcompile.cost.hardware import Hardware
 from dpcompile.cotangents import cotangent_losses
+from dpcompile.criteria.choices import Choice
+from dpcompile.criteria.chooser import chooser_of
 from dpcompile.drop_in import DropIn, Pending
 from dpcompile.forecast.forecast import bytes_of
 from dpcompile.guards import Traces, guard_key
@@ -51,6 +53,7 @@ def dpcompile(
     batch_dim: Any = 0,
     example_batch: tuple[Any, ...] | None = None,
     check_examples: bool = True,
+    passes: Sequence[Choice] = (),
 ) -> PrivateModule:
     """Compile a model and a loss into a step that returns per-example norms and the sum of clipped gradients.
 
@@ -70,12 +73,13 @@ def dpcompile(
     first run in chunks. backend: "eager", "inductor" or "auto" (inductor on a GPU). batch_dim: where the examples lie, an int
     or a pytree prefix with None for shared tensors. example_batch: trace now instead of at the first call. check_examples:
     whether tracing also checks on numbers, with a few examples made from the batch, that none of them influences another.
+    passes: PrePruning(...) and GradientDropping(...), which train a part of the parameters only.
 
     Raises InvalidInput and StrategyError here; BudgetError and the refusals of tracing and analysis come with the first
     call.
     """
     module = PrivateModule(model, loss, max_grad_norm, clipping, strategy, schedule, plan, microbatch, hardware,
-                           memory_budget, backend, batch_dim, check_examples)  # fmt: skip
+                           memory_budget, backend, batch_dim, check_examples, passes)  # fmt: skip
     if example_batch is not None:
         module.compiled(traced_batch(example_batch, batch_dim))
     return module
@@ -87,9 +91,10 @@ class PrivateModule(nn.Module):
     def __init__(self, model: nn.Module, loss: Loss, max_grad_norm: float | None, clipping: str | Kind, strategy: Any,
                  schedule: str, plan: Plan | SavedPlan | str | Path | None, microbatch: int | None,
                  hardware: str | Hardware | None, memory_budget: str | float | None, backend: str, batch_dim: Any,
-                 check_examples: bool = True) -> None:  # fmt: skip
+                 check_examples: bool = True, passes: Sequence[Choice] = ()) -> None:  # fmt: skip
         super().__init__()
         self.program = make_program(model, loss)
+        self.chooser = chooser_of(passes, self.program)
         kind = kind_of(clipping)
         if backend not in BACKENDS:
             raise StrategyError(f"backend={backend!r} does not exist; use one of {', '.join(BACKENDS)}")
@@ -152,6 +157,13 @@ class PrivateModule(nn.Module):
     def complete(self, grads: dict[str, Tensor]) -> dict[str, Tensor]:
         """Gradients of all trainable parameters in the model's order; zero for those without a gradient path."""
         return {name: grads[name] if name in grads else zero_gradient(p) for name, p in self.trainable()}
+
+    def reselect(self) -> bool:
+        """Say that a step was taken: GradientDropping chooses anew every so many of them; returns whether it did.
+
+        `make_private` does this by itself. No step is traced anew.
+        """
+        return self.chooser is not None and self.chooser.advance()
 
     @property
     def kind(self) -> Kind:

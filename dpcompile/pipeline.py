@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
+from torch import fx
 
 from dpcompile.analysis.cuts import find_cuts
 from dpcompile.analysis.evidence import Evidence, evidence
@@ -20,6 +22,7 @@ from dpcompile.batch import Batch
 from dpcompile.capture import admit, capture
 from dpcompile.clip.kind import Kind
 from dpcompile.clip.rule import FLAT, rule_of
+from dpcompile.conditions import outline
 from dpcompile.cost.hardware import Hardware
 from dpcompile.forecast.forecast import Outlook
 from dpcompile.forecast.rewriting import Source
@@ -28,23 +31,27 @@ from dpcompile.ir.graph import JointGraph
 from dpcompile.ir.printer import format_graph
 from dpcompile.ir.site import Cut, Site
 from dpcompile.ir.verifier import check
-from dpcompile.losses import Program, check_target
+from dpcompile.losses import SELECTION, Program, check_target
 from dpcompile.measure.tune import Tuned, tune
 from dpcompile.passes import PIPELINE
 from dpcompile.passes.copies import check_copies, emit_copies
+from dpcompile.passes.drop_gradients import drop_gradients
 from dpcompile.passes.narrow_backward import narrow_backward
 from dpcompile.passes.order import order_nodes
 from dpcompile.passes.per_example_gradients import emit_per_example_gradients
+from dpcompile.passes.prune_parameters import prune_parameters
 from dpcompile.plan.methods import method_of, resolve
 from dpcompile.plan.plan import Plan
 from dpcompile.plan.saved import SavedPlan
 from dpcompile.plan.select import Wanted
 from dpcompile.python_state import unwritten_tensors, without_python_draws
+from dpcompile.rules.rule import Result
 from dpcompile.runtime import GraphCall, Runner
+from dpcompile.selection import Selection
 
 TRACING = threading.RLock()
-ANALYSED = 2
-"""Stages before the first rewrite: capture and analysis."""
+ANALYSED = "analysis"
+"""The last stage before a plan is carried out."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +85,7 @@ class Recorder:
         """Record a rewrite; an attempt with another plan takes the place of the one before."""
         begins = emit_copies.__name__ if self.stages[-1].name == emit_copies.__name__ else PIPELINE[0].__name__
         if name in (begins, emit_copies.__name__):
-            del self.stages[ANALYSED:]
+            del self.stages[1 + [stage.name for stage in self.stages].index(ANALYSED) :]
         self.keep(name, joint)
 
 
@@ -139,10 +146,23 @@ def analysed(program: Program, batch: Batch, recorder: Recorder, check_examples:
     states = example_axis(joint)
     if check_examples:
         check_independence(joint, states, program, batch)
+    if program.selection is not None:
+        states = select_parts(joint, states, program.selection, recorder)
     sites, unused = find_sites(joint, states)
     cuts = find_cuts(joint, states, sites)
-    recorder.keep("analysis", joint)
+    recorder.keep(ANALYSED, joint)
     return Analysed(joint, tuple(sites), cuts, tuple(unused), evidence(joint, states, batch, check_examples))
+
+
+def select_parts(joint: JointGraph, states: Mapping[fx.Node, Result], selection: Selection,
+                 recorder: Recorder) -> dict[fx.Node, Result]:  # fmt: skip
+    """Leave the trained parts of the gradients; the states of the graph that is then there."""
+    joint.outline = outline(joint)
+    prune_parameters(joint, selection.layouts)
+    recorder.keep(prune_parameters.__name__, joint)
+    drop_gradients(joint, states, selection.layouts, SELECTION)
+    recorder.keep(drop_gradients.__name__, joint)
+    return example_axis(joint)
 
 
 def compile_gradients(program: Program, batch: Batch, options: Options) -> GraphCall:

@@ -23,7 +23,7 @@ from dpcompile.ir.randomness import has_draws
 from dpcompile.kernels.copies import Copies
 from dpcompile.kernels.fallback import ExampleLoop
 from dpcompile.kernels.traceable import TRACEABLE
-from dpcompile.losses import Program
+from dpcompile.losses import SELECTION, Program
 
 BACKENDS = ("eager", "inductor", "auto")
 
@@ -170,7 +170,7 @@ def inlined(joint: JointGraph) -> torch.fx.GraphModule:
 
 def owner_of(program: Program, name: str) -> tuple[nn.Module, str]:
     """The module that holds a parameter or buffer, and its name there."""
-    path = name if name.startswith(f"{program.loss_name}.") else f"model.{name}"
+    path = name if name.startswith((f"{program.loss_name}.", f"{SELECTION}.")) else f"model.{name}"
     owner, _, last = path.rpartition(".")
     return program.get_submodule(owner), last
 

@@ -24,7 +24,7 @@ from dpcompile.kernels import kept_part
 from dpcompile.passes.narrow_contractions import Narrower
 from dpcompile.passes.order import order_nodes
 from dpcompile.rules.rule import Result
-from dpcompile.selection.selection import Layout, held
+from dpcompile.selection import Layout, held
 from dpcompile.strategies.emitter import Emitter
 
 

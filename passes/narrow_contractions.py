@@ -24,7 +24,7 @@ from torch import fx
 from dpcompile.ir.axis import Summed
 from dpcompile.ir.graph import operand_node, value
 from dpcompile.kernels import kept_part
-from dpcompile.rules.rule import Result
+from dpcompile.rules.rule import Result, normal_dims
 from dpcompile.strategies.emitter import Emitter
 
 aten = torch.ops.aten
@@ -73,9 +73,7 @@ def product(own: Narrower, node: fx.Node, dim: int) -> fx.Node:
     rank = len(value(node).shape)
     if rank == 3 and dim == 0:
         return own.again(node, own.narrowed(left, 0), own.narrowed(right, 0))
-    return (
-        own.again(node, own.narrowed(left, dim), right) if dim == rank - 2 else own.again(node, left, own.narrowed(right, dim))
-    )
+    return own.again(node, own.narrowed(left, dim), right) if dim == rank - 2 else own.again(node, left, own.narrowed(right, dim))
 
 
 def pointwise(own: Narrower, node: fx.Node, dim: int) -> fx.Node | None:
@@ -95,7 +93,7 @@ def added(own: Narrower, node: fx.Node, dim: int) -> fx.Node | None:
 def summed(own: Narrower, node: fx.Node, dim: int) -> fx.Node | None:
     """Sums over other dimensions."""
     source, rank = operand_node(node, 0), len(value(operand_node(node, 0)).shape)
-    gone = sorted({d % rank for d in node.args[1]})  # type: ignore[union-attr]
+    gone = normal_dims(node.args[1], rank)
     keepdim = bool(node.args[2]) if len(node.args) > 2 else bool(node.kwargs.get("keepdim", False))
     left = [d for d in range(rank) if d not in gone]
     place = dim if keepdim else left[dim]

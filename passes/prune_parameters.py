@@ -16,7 +16,7 @@ from collections.abc import Mapping
 
 from dpcompile.ir.graph import JointGraph
 from dpcompile.passes.order import order_nodes
-from dpcompile.selection.selection import Layout
+from dpcompile.selection import Layout
 
 
 def prune_parameters(joint: JointGraph, layouts: Mapping[str, Layout]) -> None:

@@ -36,7 +36,7 @@ def loop(program: Program, batch: Batch, factors_of: Factors) -> Loop:
     sums: dict[str, Tensor] = {}
     for row, leaves in enumerate(singles(batch)):
         plain = run_plainly(program, batch.layout, leaves, 1)
-        gradients = {name: g for name, g in plain.gradients.items() if g is not None}
+        gradients = {name: program.trained_part(name, g) for name, g in plain.gradients.items() if g is not None}
         own = {name: float(torch.linalg.vector_norm(g.to(wide(g.dtype)))) for name, g in gradients.items()}
         factors = factors_of(row, own)
         losses.append(plain.losses)

@@ -40,7 +40,8 @@ class JointGraph:
     at which the program was traced, with one and the same graph. conditions: how many conditions on sizes tracing has met.
     kept: attributes of modules that forward has written and left for its next call. buffers: the names of the state that
     forward may write to. ways: the conditions on the batch size that each traced way met. admitted: batch sizes that are known
-    to take one of these ways.
+    to take one of these ways. outline: the graph as it was traced, in lines to compare other traces with, where it is not
+    the same any more.
     """
 
     module: fx.GraphModule
@@ -56,6 +57,7 @@ class JointGraph:
     buffers: frozenset[str] = frozenset()
     ways: list[Any] = field(default_factory=list)
     admitted: set[int] = field(default_factory=set)
+    outline: list[str] = field(default_factory=list)
 
     @property
     def graph(self) -> fx.Graph:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
+from dpcompile.criteria.scores import Criterion, criterion_named
+from dpcompile.criteria.units import Granularity
 from dpcompile.ir.errors import InvalidInput
-from dpcompile.selection.criteria import Criterion, criterion_named
-from dpcompile.selection.units import Granularity
 
 SCOPES = ("layer", "global")
 
@@ -36,7 +36,7 @@ class Ramp:
 class Choice:
     """What both passes share.
 
-    rate: the share of units, in [0, 1), that is taken away. criterion: what keeps a unit, see dpcompile.selection.criteria.
+    rate: the share of units, in [0, 1), that is taken away. criterion: what keeps a unit, see dpcompile.criteria.scores.
     granularity: "weights", "rows", "channels", "columns", "layers", Blocks(dim, size), or a mapping from names or globs to these.
     scope: the rate holds in every "layer", or over all chosen parameters ("global"). parameters: names or globs; by default all
     weights with two or more dimensions, and with rows their biases. public_batch: arguments of the compiled module for the
@@ -48,7 +48,7 @@ class Choice:
     criterion: str = "magnitude"
     granularity: Granularity | Mapping[str, Granularity] = "weights"
     scope: str = "layer"
-    parameters: tuple[str, ...] = ()
+    parameters: Sequence[str] = ()
     public_batch: tuple[Any, ...] | None = field(default=None, repr=False)
     example: tuple[Any, ...] | None = field(default=None, repr=False)
     seed: int | None = None

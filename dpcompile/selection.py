@@ -1,4 +1,5 @@
-"""What is trained of every parameter, as tensors that compiled steps read: another selection of the same size needs no new trace."""
+"""What is trained of every parameter, as tensors that compiled steps read: another selection of the same size needs no new
+trace."""
 
 from __future__ import annotations
 

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dpcompile.criteria.choices import Choice, GradientDropping, PrePruning, kept_of
+from dpcompile.criteria.scores import Known, parameters_of
+from dpcompile.criteria.units import Units, units_of
 from dpcompile.ir.errors import InvalidInput
-from dpcompile.losses import Program
-from dpcompile.selection.criteria import Known, parameters_of
-from dpcompile.selection.passes import Choice, GradientDropping, PrePruning, kept_of
-from dpcompile.selection.selection import Layout, Selection
-from dpcompile.selection.units import Units, units_of
+from dpcompile.losses import SELECTION, Program
+from dpcompile.selection import Layout, Selection
 
 Masks = dict[str, Tensor]
 
@@ -45,7 +45,7 @@ class Chooser:
             return self.best(self.pruning, units, rate, {})
         left: Masks = {}
         for iteration in range(1, self.pruning.iterations + 1):  # the share that is left falls exponentially
-            with weights_masked(self.parameters, left):
+            with WeightsMasked(self.parameters, left):
                 left = self.best(self.pruning, units, 1 - (1 - rate) ** (iteration / self.pruning.iterations), left)
         return left
 
@@ -57,19 +57,18 @@ class Chooser:
         """The masks of the units with the largest scores; the rate counts units of which anything is left `within`."""
         known = Known(self.program, choice.public_batch, choice.example, self.released, self.generators[id(choice)])
         scores, eligible = choice.rule().scores(known), [layer.eligible(within) for layer in units]
-        if choice.rule().is_iterative:  # its rate is of all units, however many the last iteration has left
-            totals = [layer.count for layer in units]
-        else:
-            totals = [int(those.sum()) for those in eligible]
+        of_all = choice.rule().is_iterative  # its rate is of all units, however many the last iteration has left
+        totals = [layer.count if of_all else int(those.sum()) for layer, those in zip(units, eligible, strict=True)]
         rows = [torch.where(those.to(row.device), row, -torch.inf) for layer, those in zip(units, eligible, strict=True)
                 for row in [layer.scores(scores)]]  # fmt: skip
-        if choice.scope == "global":
-            flags = largest(torch.cat([row.cpu() for row in rows]), kept_of(rate, sum(totals))).split([len(row) for row in rows])
-        else:
-            flags = tuple(largest(row, kept_of(rate, total)) for row, total in zip(rows, totals, strict=True))
+        flags = dict[int, Tensor]()
+        for members in pools(choice, units):
+            joined_rows = torch.cat([rows[i].cpu() for i in members])
+            kept = largest(joined_rows, kept_of(rate, sum(totals[i] for i in members)))
+            flags |= dict(zip(members, kept.split([len(rows[i]) for i in members]), strict=True))
         shapes, found = {name: tuple(p.shape) for name, p in self.parameters.items()}, dict[str, Tensor]()
-        for layer, flag in zip(units, flags, strict=True):
-            found |= {n: m.to(self.parameters[n].device) for n, m in layer.masks(flag, shapes).items()}
+        for i, layer in enumerate(units):
+            found |= {n: m.to(self.parameters[n].device) for n, m in layer.masks(flags[i], shapes).items()}
         return {name: mask & within[name] if name in within else mask.clone() for name, mask in found.items()}
 
     def masks(self) -> Masks:
@@ -103,16 +102,16 @@ class Chooser:
         moving: dict[str, Layout] = {}
         for layer in self.units:
             layout = self.moving_layout(layer)
-            moving |= dict.fromkeys(layer.members, layout) | {n: along_only(layout) for n in layer.members[1:]}
+            moving |= dict.fromkeys(layer.members, layout)
         return {name: joined(static.get(name, Layout()), moving.get(name, Layout())) for name in {**static, **moving}}
 
     def moving_layout(self, layer: Units) -> Layout:
         """Room for the most units of one layer that dropping will ever keep."""
         assert self.dropping is not None
-        rate, is_global = self.dropping.lowest_rate(), self.dropping.scope == "global"
-        every = [int(other.eligible(self.left).sum()) for other in (self.units if is_global else [layer])]
-        most = min(layer.count, kept_of(rate, sum(every)))
-        return layer.layout(most, varies=is_global or self.dropping.rate_at(0) != self.dropping.rate, is_static=False)
+        pool = next(members for members in pools(self.dropping, self.units) if layer in [self.units[i] for i in members])
+        eligible = [int(self.units[i].eligible(self.left).sum()) for i in pool]
+        most = min(layer.count, kept_of(self.dropping.lowest_rate(), sum(eligible)))
+        return layer.layout(most, varies=len(pool) > 1 or not isinstance(self.dropping.rate, (int, float)), is_static=False)
 
     @torch.no_grad()
     def set_pruned_to_zero(self) -> None:
@@ -120,6 +119,14 @@ class Chooser:
         for name, mask in self.left.items():
             parameter = self.parameters[name]
             parameter.copy_(torch.where(mask, parameter, torch.zeros_like(parameter)))
+
+
+def pools(choice: Choice, units: Sequence[Units]) -> list[list[int]]:
+    """Which layers' units compete with each other: all, or those of each layer; whole layers always compete among themselves."""
+    if choice.scope == "global":
+        return [list(range(len(units)))]
+    whole = [i for i, layer in enumerate(units) if layer.is_whole]
+    return [*([whole] if whole else []), *([i] for i, layer in enumerate(units) if not layer.is_whole)]
 
 
 def of_kind(passes: Sequence[Any], kind: type) -> Any:
@@ -159,11 +166,6 @@ def static_layout(mask: Tensor) -> Layout:
     return Layout(entries=True)
 
 
-def along_only(layout: Layout) -> Layout:
-    """The layout of a bias that is cut as the rows of its weight."""
-    return layout
-
-
 def joined(static: Layout, moving: Layout) -> Layout:
     """One layout for a part that is chosen within another: the smaller of two cuts along one dimension, else entries besides."""
     if static.is_gone or moving == Layout():
@@ -180,14 +182,28 @@ def given_masks(masks: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -
     """The user's own masks, checked."""
     unknown = sorted(set(masks) - set(parameters))
     if unknown:
-        raise InvalidInput(f"masks= names {', '.join(unknown)}, which the model does not train; its parameters are {', '.join(parameters)}")
+        raise InvalidInput(
+            f"masks= names {', '.join(unknown)}, which the model does not train; its parameters are {', '.join(parameters)}"
+        )
     for name, mask in masks.items():
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != parameters[name].shape:
             raise InvalidInput(f"masks[{name!r}] must be bool{list(parameters[name].shape)}, True where the entry is trained")
     return {name: mask.to(parameters[name].device) for name, mask in masks.items()}
 
 
-class weights_masked:
+def chooser_of(passes: Sequence[Choice], program: Program) -> Chooser | None:
+    """Choose for a program and tell it what is trained; None without passes."""
+    for given in passes:
+        if not isinstance(given, (PrePruning, GradientDropping)):
+            raise InvalidInput(f"passes= takes PrePruning(...) and GradientDropping(...), got {given!r}")
+    if not passes:
+        return None
+    chooser = Chooser(passes, program)
+    program.add_module(SELECTION, chooser.selection)
+    return chooser
+
+
+class WeightsMasked:
     """The weights with what is pruned so far at zero, for scores that look at the pruned network; put back afterwards."""
 
     def __init__(self, parameters: Mapping[str, Tensor], left: Mapping[str, Tensor]) -> None:

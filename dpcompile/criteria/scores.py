@@ -4,8 +4,8 @@ random              random numbers of a generator of its own; reads nothing
 magnitude           |w|: the weights as they are, public before training and released after noise afterwards
 snip                |w * dL/dw| on a public batch (Lee et al., "SNIP: single-shot network pruning", 2019, eq. 6)
 public gradient     |dL/dw| on a public batch
-synflow             |w * dR/dw| with R = sum of the outputs of the network of |w| for an input of ones (Tanaka et al., "Pruning neural
-                    networks without any data by iteratively conserving synaptic flow", 2020, eq. 4); reads the weights only
+synflow             |w * dR/dw|, R = sum of the outputs of the network of |w| for an input of ones; reads the weights only (Tanaka
+                    et al., "Pruning neural networks without any data by iteratively conserving synaptic flow", 2020, eq. 4)
 released gradient   |what the optimizer last released for the entry|: noise included
 """
 
@@ -63,7 +63,9 @@ def random(known: Known) -> Scores:
 
 def magnitude(known: Known) -> Scores:
     """|w|."""
-    return {name: p.detach().abs().to(torch.promote_types(p.dtype, torch.float32)) for name, p in parameters_of(known.program).items()}
+    return {
+        name: p.detach().abs().to(torch.promote_types(p.dtype, torch.float32)) for name, p in parameters_of(known.program).items()
+    }
 
 
 def public_gradients(known: Known) -> Scores:
@@ -101,7 +103,10 @@ def synflow(known: Known) -> Scores:
         gradients = torch.autograd.grad(total, own, allow_unused=True)
     names = [name for name in parameters if name in dict(known.program.model.named_parameters())]
     flows = {n: torch.zeros_like(parameters[n]) if g is None else g for n, g in zip(names, gradients, strict=True)}
-    return {name: (flows[name].double() * p.detach().double()).abs() if name in flows else torch.zeros_like(p) for name, p in parameters.items()}
+    return {
+        name: (flows[name].double() * p.detach().double()).abs() if name in flows else torch.zeros_like(p)
+        for name, p in parameters.items()
+    }
 
 
 @contextlib.contextmanager
@@ -126,7 +131,9 @@ def released_gradient(known: Known) -> Scores:
     largest, drawn = torch.finfo(torch.float32).max, random(known)
     seen = {name: known.released[name].abs().double() for name in drawn if name in known.released}
     unseen = {name: largest * (1 + numbers.double()) for name, numbers in drawn.items()}
-    return {name: torch.where(seen[name].isfinite(), seen[name], unseen[name]) if name in seen else unseen[name] for name in drawn}
+    return {
+        name: torch.where(seen[name].isfinite(), seen[name], unseen[name]) if name in seen else unseen[name] for name in drawn
+    }
 
 
 CRITERIA = {
@@ -140,7 +147,19 @@ CRITERIA = {
         Criterion("released gradient", "gradients that were released with noise", released_gradient),
     )
 }
-PRIVATE = ("gradient", "gradients", "grad", "per-example gradient", "norm", "norms", "loss", "losses", "fisher", "movement", "grasp")
+PRIVATE = (
+    "gradient",
+    "gradients",
+    "grad",
+    "per-example gradient",
+    "norm",
+    "norms",
+    "loss",
+    "losses",
+    "fisher",
+    "movement",
+    "grasp",
+)
 
 
 def criterion_named(name: str) -> Criterion:

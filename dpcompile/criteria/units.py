@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dpcompile.ir.errors import InvalidInput
-from dpcompile.selection.selection import Layout
+from dpcompile.selection import Layout
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,9 @@ class Units:
         return Layout(self.dim, most * self.size, varies)
 
 
-def units_of(parameters: Mapping[str, Tensor], wanted: Iterable[str], granularity: Granularity | Mapping[str, Granularity]) -> list[Units]:
+def units_of(
+    parameters: Mapping[str, Tensor], wanted: Iterable[str], granularity: Granularity | Mapping[str, Granularity]
+) -> list[Units]:
     """The units of every chosen parameter; `wanted`: names or globs, each of which must name something."""
     names = chosen(list(parameters), wanted, [n for n, p in parameters.items() if p.dim() > 1])
     found, taken = [], set[str]()
@@ -106,7 +108,9 @@ def units_of(parameters: Mapping[str, Tensor], wanted: Iterable[str], granularit
             taken |= set(layer.members)
             found.append(layer)
     if not found:
-        raise InvalidInput("no parameter is chosen: by default weights with two or more dimensions are; name others in parameters=")
+        raise InvalidInput(
+            "no parameter is chosen: by default weights with two or more dimensions are; name others in parameters="
+        )
     return found
 
 
@@ -126,7 +130,7 @@ def granularity_of(name: str, granularity: Granularity | Mapping[str, Granularit
     for glob, own in granularity.items():
         if fnmatchcase(name, glob):
             return own
-    raise InvalidInput(f"granularity= says nothing of {name}; add its name, a glob, or \"*\"")
+    raise InvalidInput(f'granularity= says nothing of {name}; add its name, a glob, or "*"')
 
 
 def cut(name: str, parameters: Mapping[str, Tensor], granularity: Granularity) -> Units:
