@@ -94,7 +94,7 @@ def tied(node: fx.Node, batch_size: int, ids: Shape, b: Shape, a: Shape, g: Shap
 def of_recipe(node: fx.Node, batch_size: int, like: Shape) -> Sizes:
     """A weight's rows and columns, as the recipe of its projection says."""
     how = next(argument for argument in node.args if isinstance(argument, projection.Recipe))
-    return {"P": how.rows * how.columns}
+    return {"d": how.columns, "p": how.rows}
 
 
 def elements(g: Shape) -> Sizes:

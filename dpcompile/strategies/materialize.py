@@ -76,6 +76,8 @@ TABLE = Work(
 )  # fmt: skip
 LOOP = Work("example loop", other_flops=2 * B * PARAMETERS, bytes_moved=3 * KEPT, fresh_bytes=2 * KEPT, launches=2 * B)
 MOVED = Work("tail", bytes_moved=2 * KEPT, fresh_bytes=KEPT)
+KEPT_PRODUCTS = BYTES * B * GROUPS * D_IN * D_OUT  # a gain is smaller than the gradient that it comes from
+MOVED_PRODUCTS = Work("tail", bytes_moved=2 * KEPT_PRODUCTS, fresh_bytes=KEPT_PRODUCTS)
 
 
 def grouped_form(weight_shape: tuple[int, ...], groups: int) -> Work:
@@ -116,8 +118,10 @@ def cost(site: Site, of_convolution: Callable[[Convolution], Work] = unfolded_wo
     """Form the gradients, carry them through the tail, read them once for the norm; they stay for the sum."""
     formed = [contraction_work(term.contraction, of_convolution).of(index) for index, term in enumerate(site.terms)]
     alone = len(site.terms) == 1 and site.isometric
-    moved = [] if alone else [MOVED] * (len(site.tail) + len(site.terms) - 1)
-    return Cost((*formed, *moved, NORM), resident_bytes=KEPT * len(site.terms))
+    is_product = isinstance(site.terms[0].contraction, (Dense, Convolution)) and len(site.terms) == 1 and not site.isometric
+    kept, step = (KEPT_PRODUCTS, MOVED_PRODUCTS) if is_product else (KEPT, MOVED)
+    moved = [] if alone else [step] * (len(site.tail) + len(site.terms) - 1)
+    return Cost((*formed, *moved, NORM), resident_bytes=kept * len(site.terms))
 
 
 def emit_with(site: Site, emitter: Emitter, form: str) -> SquaredNorm:

@@ -14,7 +14,7 @@ import sympy
 import torch
 from torch import fx
 
-from dpcompile.ir.cost import BYTES, D_IN, D_OUT, GROUPS, PARAMETERS, T_IN, TAPS, B, Cost, T, Work
+from dpcompile.ir.cost import BYTES, D_IN, D_OUT, GROUPS, T_IN, TAPS, B, Cost, T, Work
 from dpcompile.ir.graph import value
 from dpcompile.ir.projection import Factor, Functional, Polynomial, Projection
 from dpcompile.ir.site import Convolution, Dense, Operand, Site
@@ -26,9 +26,10 @@ from dpcompile.strategies.strategy import NormStrategy, SquaredNorm
 aten = torch.ops.aten
 EXAMPLES = B * GROUPS
 ROW_GRADIENTS = EXAMPLES * T * D_OUT
+WEIGHT = GROUPS * D_IN * D_OUT  # a gain has fewer elements
 WINDOWS = EXAMPLES * T * TAPS
 COEFFICIENTS = Work(
-    "row coefficients", other_flops=8 * PARAMETERS, bytes_moved=4 * BYTES * PARAMETERS, fresh_bytes=2 * BYTES * PARAMETERS,
+    "row coefficients", other_flops=8 * WEIGHT, bytes_moved=4 * BYTES * WEIGHT, fresh_bytes=2 * BYTES * WEIGHT,
     launches=120,
 )  # fmt: skip
 SCALED = Work(
@@ -49,7 +50,7 @@ LENGTHS, TOTALS = window_work("window lengths", T_IN, 2), window_work("window to
 ROW_LENGTHS, ROW_TOTALS = window_work("row lengths", T, 1), window_work("row totals", T, 1)
 APPLIED = Work(
     "functional", matrix_flops=2 * ROW_GRADIENTS * D_IN,
-    bytes_moved=BYTES * (EXAMPLES * T_IN * D_IN / TAPS + ROW_GRADIENTS + PARAMETERS), fresh_bytes=BYTES * ROW_GRADIENTS,
+    bytes_moved=BYTES * (EXAMPLES * T_IN * D_IN / TAPS + ROW_GRADIENTS + WEIGHT), fresh_bytes=BYTES * ROW_GRADIENTS,
     launches=6, product=(GROUPS, D_OUT, B * T, D_IN),
 )  # fmt: skip
 INNER = Work(
@@ -166,13 +167,13 @@ def emit(site: Site, emitter: Emitter) -> SquaredNorm:
     assert isinstance(contraction, (Dense, Convolution))
     places, recipe = recipe_of(found)
     shared = (contraction.g.node, places.vectors, places.masks, places.planes, recipe)
-    several = emitter.call(projection.coefficients, *shared)
+    positions, dtype = contraction.positions, dtype_of(contraction.g.node)
+    gamma = projection.projection_gamma(dtype, positions, found.columns, value(contraction.g.node).device)
+    several = emitter.call(projection.coefficients, *shared, gamma)
     scale, *matrices = (emitter.item(several, index) for index in range(4))
     outputs = [output_of(contraction, f, shared, i, emitter) for i, f in enumerate(found.functionals) if not f.is_plain_sum]
     biases = [functional.bias for functional in found.functionals if not functional.is_plain_sum]
     lengths, totals = windows_of(contraction, found, emitter)
-    positions, dtype = contraction.positions, dtype_of(contraction.g.node)
-    gamma = projection.projection_gamma(dtype, positions, found.columns, value(contraction.g.node).device)
     rows = rows_of(contraction, emitter)
     pair = emitter.call(projection.projected, rows, lengths, totals, outputs, biases, tuple(matrices), gamma)
     squared, bounds = emitter.item(pair, 0), [(emitter.item(pair, 1), gamma)]
