@@ -7,10 +7,13 @@ the site's tail applied to every example.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 
 import sympy
+from torch import fx
 
+from dpcompile import torch_private
 from dpcompile.ir.cost import BYTES, D_IN, D_OUT, ELEMENTS, GROUPS, PARAMETERS, T_IN, TAPS, WIDTH, B, Cost, T, Work
 from dpcompile.ir.site import ChannelScale, Contraction, Convolution, Dense, LayerScale, Opaque, Rows, Site, Total
 from dpcompile.kernels import reduction, workspace
@@ -120,8 +123,15 @@ def cost(site: Site, of_convolution: Callable[[Convolution], Work] = unfolded_wo
     alone = len(site.terms) == 1 and site.isometric
     is_product = isinstance(site.terms[0].contraction, (Dense, Convolution)) and len(site.terms) == 1 and not site.isometric
     kept, step = (KEPT_PRODUCTS, MOVED_PRODUCTS) if is_product else (KEPT, MOVED)
-    moved = [] if alone else [step] * (len(site.tail) + len(site.terms) - 1)
+    moved = [] if alone else [step] * (sum(map(computes, site.tail)) + len(site.terms) - 1)
     return Cost((*formed, *moved, NORM), resident_bytes=kept * len(site.terms))
+
+
+def computes(node: fx.Node) -> bool:
+    """Whether an operation of a tail writes new memory, by its schema."""
+    if not isinstance(node.target, torch_private.OpOverload):
+        return node.target is not operator.getitem
+    return not any(result.alias_info is not None for result in node.target._schema.returns)
 
 
 def emit_with(site: Site, emitter: Emitter, form: str) -> SquaredNorm:
