@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from dpcompile.analysis.contractions import untransposed
+from dpcompile.analysis.linear import NARROWEST
 from dpcompile.analysis.polynomials import (
     ONE,
     ZERO,
@@ -193,8 +194,4 @@ def alike(output: fx.Node, gradient: fx.Node) -> bool:
     """Whether an output can stand for a functional's values: the gradient's sizes and dtype, no half type."""
     left, right = value(output), value(gradient)
     sizes = [[size_expression(size) for size in fake.shape] for fake in (left, right)]
-    return sizes[0] == sizes[1] and left.dtype == right.dtype and left.dtype.itemsize >= WIDE
-
-
-WIDE = 4
-"""Bytes of a number that was not rounded to a half type."""
+    return sizes[0] == sizes[1] and left.dtype == right.dtype and left.dtype.itemsize >= NARROWEST

@@ -16,7 +16,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, fx
 
-from dpcompile.analysis.linear import is_zero
+from dpcompile.analysis.linear import NARROWEST, is_zero
 from dpcompile.analysis.polynomials import ONE, NoClosedForm, Poly, direction, masked, number, plus, power, row_factor, times
 from dpcompile.ir.axis import Constant, Shared
 from dpcompile.ir.randomness import is_seeded
@@ -115,15 +115,18 @@ class RowValues:
         return direction(node) if kind == "full" else row_factor(node)
 
     def computed(self, node: fx.Node, kind: str) -> Poly | None:
-        """The polynomial of a sum, a product, a view; None for every other operation."""
+        """The polynomial of a sum, a product, a view; None for every other operation, and where a result was rounded to a half
+        type, with which the clipped sum's tail computes."""
         target, args = node.target, node.args
-        if target is operator.getitem:
-            return self.item(args[0], args[1])
         if target in (*VIEWS, aten.expand.default) or is_widening(node):
             source = args[0]
             assert isinstance(source, fx.Node)
             is_kept = target is not aten.expand.default or self.rows.are_aligned(shape_of(source), shape_of(node))
             return self.of(source) if is_kept else None
+        if node.meta["val"].dtype.itemsize < NARROWEST:
+            return None
+        if target is operator.getitem:
+            return self.item(args[0], args[1])
         if node.kwargs or not self.aligned(node):
             return None
         if target in PRODUCTS:

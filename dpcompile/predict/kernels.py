@@ -10,7 +10,7 @@ from torch import fx
 
 from dpcompile.cost.prices import complete
 from dpcompile.ir.cost import Work
-from dpcompile.kernels import convolution, dense, embedding, extra_dimension, layout, projection, reduction, scale
+from dpcompile.kernels import convolution, dense, embedding, extra_dimension, layout, projection, reduction, row_products, scale
 from dpcompile.kernels.geometry import Geometry
 from dpcompile.kernels.workspace import Workspace
 from dpcompile.predict.sizes import Shape, operands, results
@@ -153,14 +153,14 @@ PRICES: dict[Callable[..., Any], tuple[Work, int, Measure]] = {
     convolution.contract: (sums.WEIGHT_GRADIENT, 2, images),
     projection.coefficients: (projected.COEFFICIENTS, 1, of_recipe),
     projection.vector: (projected.COEFFICIENTS, 1, of_recipe),
-    projection.scaled_rows: (projected.SCALED, 1, elements),
-    projection.window_lengths: (projected.LENGTHS, 1, per_window),
-    projection.window_totals: (projected.TOTALS, 1, per_window),
-    projection.row_lengths: (projected.ROW_LENGTHS, 1, per_row),
-    projection.row_totals: (projected.ROW_TOTALS, 1, per_row),
-    projection.applied: (projected.APPLIED, 2, under_windows),
-    projection.applied_dense: (projected.APPLIED, 2, under_rows),
-    projection.projected: (projected.INNER, 1, elements),
+    row_products.scaled_rows: (projected.SCALED, 1, elements),
+    row_products.window_lengths: (projected.LENGTHS, 1, per_window),
+    row_products.window_totals: (projected.TOTALS, 1, per_window),
+    row_products.row_lengths: (projected.ROW_LENGTHS, 1, per_row),
+    row_products.row_totals: (projected.ROW_TOTALS, 1, per_row),
+    row_products.applied: (projected.APPLIED, 2, under_windows),
+    row_products.applied_dense: (projected.APPLIED, 2, under_rows),
+    row_products.projected: (projected.INNER, 1, elements),
 }
 """Formula, number of operands that say the sizes, and how they say them."""
 

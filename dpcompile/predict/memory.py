@@ -15,7 +15,7 @@ from torch import fx
 
 from dpcompile.analysis.aliases import Aliases
 from dpcompile.ir.graph import JointGraph
-from dpcompile.kernels import convolution, dense, embedding, extra_dimension, projection, reduction, scale
+from dpcompile.kernels import convolution, dense, embedding, extra_dimension, projection, reduction, row_products, scale
 from dpcompile.kernels.copies import Copies
 from dpcompile.kernels.geometry import Geometry
 from dpcompile.kernels.workspace import UNFOLDED, Workspace
@@ -169,10 +169,10 @@ INSIDE: dict[Callable[..., Any], Callable[[fx.Node, int], float]] = {
     embedding.contract_rows: lambda node, batch_size: float(operands(node, batch_size)[1].bytes),
     scale.layer_scale: two_operands,
     scale.channel_scale: two_operands,
-    projection.projected: two_of_rows,
+    row_products.projected: two_of_rows,
     projection.coefficients: one_plane,
     projection.vector: one_plane,
-    projection.window_lengths: two_operands,
+    row_products.window_lengths: two_operands,
     reduction.sqnorm: lambda node, batch_size: operands(node, batch_size)[0].elements / reduction.CHUNK * 12,
 }
 """Declared workspaces of kernels, in bytes."""

@@ -18,7 +18,7 @@ from dpcompile.ir.cost import BYTES, D_IN, D_OUT, GROUPS, T_IN, TAPS, B, Cost, T
 from dpcompile.ir.graph import value
 from dpcompile.ir.projection import Factor, Functional, Polynomial, Projection
 from dpcompile.ir.site import Convolution, Dense, Operand, Site
-from dpcompile.kernels import convolution, dense, projection
+from dpcompile.kernels import convolution, dense, projection, row_products
 from dpcompile.strategies import gram
 from dpcompile.strategies.emitter import Emitter, dtype_of
 from dpcompile.strategies.strategy import NormStrategy, SquaredNorm
@@ -84,7 +84,7 @@ def cost(site: Site) -> Cost:
     """The Gram norm if the gradient itself is seen, and the inner products."""
     found, contraction = projection_of(site), site.terms[0].contraction
     is_dense = isinstance(contraction, Dense)
-    works = [COEFFICIENTS, ROW_LENGTHS if is_dense else LENGTHS, INNER, *[APPLIED] * found.computed]
+    works = [COEFFICIENTS, ROW_LENGTHS if is_dense else LENGTHS, INNER, *[APPLIED] * found.computed] if found.functionals else []
     if any(functional.is_plain_sum for functional in found.functionals):
         works += [ROW_TOTALS if is_dense else TOTALS, ONES]
     total = Cost(tuple(works), workspace_bytes=WORKSPACE, resident_bytes=BYTES * ROW_GRADIENTS * found.computed)
@@ -161,28 +161,34 @@ def recipe_of(found: Projection) -> tuple[Places, projection.Recipe]:
 
 
 def emit(site: Site, emitter: Emitter) -> SquaredNorm:
-    """Coefficients, Gram norm of the scaled gradient, inner products; their sum and both rounding bounds."""
+    """The Gram norm of scaled rows, if the gradient itself is seen, and inner products, if there are any."""
     emitter.at(site.gradient)
     found, contraction = projection_of(site), site.terms[0].contraction
     assert isinstance(contraction, (Dense, Convolution))
     places, recipe = recipe_of(found)
     shared = (contraction.g.node, places.vectors, places.masks, places.planes, recipe)
-    positions, dtype = contraction.positions, dtype_of(contraction.g.node)
-    gamma = projection.projection_gamma(dtype, positions, found.columns, value(contraction.g.node).device)
+    if not found.functionals:
+        scale = emitter.call(projection.row_scale, *shared)
+        return SquaredNorm(*scaled_gram(contraction, scale, emitter))
+    gamma = gamma_of(contraction, found)
     several = emitter.call(projection.coefficients, *shared, gamma)
     scale, *matrices = (emitter.item(several, index) for index in range(4))
     outputs = [output_of(contraction, f, shared, i, emitter) for i, f in enumerate(found.functionals) if not f.is_plain_sum]
     biases = [functional.bias for functional in found.functionals if not functional.is_plain_sum]
     lengths, totals = windows_of(contraction, found, emitter)
     rows = rows_of(contraction, emitter)
-    pair = emitter.call(projection.projected, rows, lengths, totals, outputs, biases, tuple(matrices), gamma)
+    pair = emitter.call(row_products.projected, rows, lengths, totals, outputs, biases, tuple(matrices), gamma)
     squared, bounds = emitter.item(pair, 0), [(emitter.item(pair, 1), gamma)]
     if found.scale:
-        square, bound = scaled_gram(contraction, scale, emitter)
-        squared = emitter.call(aten.add.Tensor, square, squared)
-        sizes = (contraction.d, contraction.p) if isinstance(contraction, Dense) else gram.convolution_sizes(contraction)
-        bounds.append((bound, dense.gram_gamma(dtype, positions, sizes[0], sizes[1] + SCALINGS)))
+        square, of_gram = scaled_gram(contraction, scale, emitter)
+        squared, bounds = emitter.call(aten.add.Tensor, square, squared), [*bounds, *of_gram]
     return SquaredNorm(emitter.call(aten.clamp_min.default, squared, 0.0), tuple(bounds))
+
+
+def gamma_of(contraction: Dense | Convolution, found: Projection) -> float:
+    """gamma of the inner products."""
+    operand = contraction.g.node
+    return projection.projection_gamma(dtype_of(operand), contraction.positions, found.columns, value(operand).device)
 
 
 SCALINGS = 4
@@ -209,12 +215,12 @@ def output_of(contraction: Dense | Convolution, functional: Functional, shared: 
             own = Operand(functional.output, 0, contraction.g.outer, contraction.g.inner)
             return emitter.call(aten.transpose.int, emitter.rows(own), 1, 2)
         vector = emitter.call(projection.vector, *shared, index)
-        return emitter.call(projection.applied_dense, emitter.rows(contraction.a), vector)
+        return emitter.call(row_products.applied_dense, emitter.rows(contraction.a), vector)
     if functional.output is not None:
         return functional.output
     source, vector = windowed(contraction, emitter), emitter.call(projection.vector, *shared, index)
     sizes = tuple(int(size) for size in value(rows_of(contraction, emitter)).shape[2:])
-    return emitter.call(projection.applied, source, vector, contraction.geometry, sizes)
+    return emitter.call(row_products.applied, source, vector, contraction.geometry, sizes)
 
 
 def windows_of(contraction: Dense | Convolution, found: Projection, emitter: Emitter) -> tuple[fx.Node, fx.Node | None]:
@@ -222,23 +228,27 @@ def windows_of(contraction: Dense | Convolution, found: Projection, emitter: Emi
     has_ones = any(functional.is_plain_sum for functional in found.functionals)
     if isinstance(contraction, Convolution):
         source, how = windowed(contraction, emitter), contraction.geometry
-        totals = emitter.call(projection.window_totals, source, how) if has_ones else None
-        return emitter.call(projection.window_lengths, source, how), totals
+        totals = emitter.call(row_products.window_totals, source, how) if has_ones else None
+        return emitter.call(row_products.window_lengths, source, how), totals
     a = emitter.rows(contraction.a)
-    totals = emitter.call(projection.row_totals, a) if has_ones else None
-    return emitter.call(projection.row_lengths, a), totals
+    totals = emitter.call(row_products.row_totals, a) if has_ones else None
+    return emitter.call(row_products.row_lengths, a), totals
 
 
-def scaled_gram(contraction: Dense | Convolution, scale: fx.Node, emitter: Emitter) -> tuple[fx.Node, fx.Node]:
-    """sum_o D^2 |g_o|^2 and S of its rounding: the ordinary Gram norm of scaled rows."""
+def scaled_gram(contraction: Dense | Convolution, scale: fx.Node,
+                emitter: Emitter) -> tuple[fx.Node, tuple[tuple[fx.Node, float], ...]]:  # fmt: skip
+    """sum_o D^2 |g_o|^2 and its rounding bound: the ordinary Gram norm of scaled rows."""
     if isinstance(contraction, Dense):
-        scaled = emitter.call(projection.scaled_rows, emitter.rows(contraction.g), scale, 2)
+        scaled = emitter.call(row_products.scaled_rows, emitter.rows(contraction.g), scale, 2)
         pair = emitter.call(dense.sqnorm_gram, emitter.rows(contraction.a), scaled)
+        d, p = contraction.d, contraction.p
     else:
-        scaled = emitter.call(projection.scaled_rows, rows_of(contraction, emitter), scale, 1)
+        scaled = emitter.call(row_products.scaled_rows, rows_of(contraction, emitter), scale, 1)
         unfolded = gram.unfolded_input(contraction, emitter)
         pair = emitter.call(convolution.sqnorm_gram_unfolded, unfolded, scaled, contraction.geometry)
-    return emitter.item(pair, 0), emitter.item(pair, 1)
+        d, p = gram.convolution_sizes(contraction)
+    gamma = dense.gram_gamma(dtype_of(contraction.g.node), contraction.positions, d, p + SCALINGS)
+    return emitter.item(pair, 0), ((emitter.item(pair, 1), gamma),)
 
 
 PROJECTED = NormStrategy("projected", "Salimans & Kingma 2016, eq. 3; Qiao et al. 2019: expanded squares", declines, cost, emit)

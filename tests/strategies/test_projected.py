@@ -18,7 +18,7 @@ from zoo_layers import Using, parameter
 from dpcompile import StrategyError, dpcompile
 from dpcompile.cost.hardware import HARDWARE
 from dpcompile.ir.projection import Projection
-from dpcompile.kernels import convolution, dense, extra_dimension, projection
+from dpcompile.kernels import convolution, dense, extra_dimension, row_products
 from dpcompile.measure.extract import extract
 from dpcompile.plan.select import options_of
 
@@ -85,7 +85,7 @@ ALL_FORMS = (*WRAPPED, "weight norm", "old weight norm")
 def test_every_form_gives_the_step_of_the_loop(form: str, layer: str, dtype: torch.dtype) -> None:
     private = check(layer, form, dtype)
     called = {getattr(node.target, "kernel", node.target) for node in private.graph_module.graph.nodes}
-    assert not called & MATERIALISING and projection.projected in called
+    assert not called & MATERIALISING and row_products.projected in called
 
 
 @pytest.mark.parametrize("form", ["by_batch_norm, gain", "by_var_mean, no gain", "weight norm"])
@@ -103,6 +103,45 @@ def test_transposed_convolutions_are_normalised_by_input_channel() -> None:
     private = dpcompile(model, loss=squares, strategy="projected", max_grad_norm=right.max_grad_norm)
     assert max(errors(private(x), right).values()) < 1e-9
     assert [c.option.norm for c in private.plan.choices].count("projected") == 2
+
+
+def scaled(weight: Tensor, gain: Tensor | None) -> Tensor:
+    """A gain per row and nothing else."""
+    assert gain is not None
+    return weight * gain
+
+
+def shifted(weight: Tensor, gain: Tensor | None) -> Tensor:
+    """A number per row that is added."""
+    assert gain is not None
+    return weight * 2 + gain
+
+
+@pytest.mark.parametrize("form", [scaled, shifted])
+@pytest.mark.parametrize("layer", ["conv2d", "linear on sequences"])
+def test_rows_that_are_scaled_or_shifted_only(layer: str, form: Any) -> None:
+    make, shape = LAYERS[layer]
+    model, x = nn.Sequential(Standardised(make(), form, has_gain=True), nn.Tanh()).double(), batch(shape, 5, torch.float64)
+    right = expect(model, squares, (x,))
+    private = dpcompile(model, loss=squares, strategy="projected", max_grad_norm=right.max_grad_norm)
+    assert max(errors(private(x), right).values()) < 1e-9
+    assert {c.site.parameter: c.option.norm for c in private.plan.choices}["0.gain"] == "projected"
+
+
+@pytest.mark.parametrize("form", ALL_FORMS)
+@pytest.mark.parametrize("layer", ["conv2d", "linear on sequences"])
+def test_in_half_types_norms_are_those_of_what_the_tail_adds_up(layer: str, form: str) -> None:
+    model, shape = build(layer, form, torch.bfloat16)
+    names, x = transformed(model), batch(shape, 5, torch.bfloat16)
+    ways = (dict.fromkeys(names, norm) for norm in ("materialize", "projected"))
+    try:
+        right, found = (dpcompile(model, loss=squares, strategy=way)(x).norms for way in ways)
+    except StrategyError as error:
+        assert "more directions" in str(error)  # values that were rounded on the way count as directions of their own
+        return
+    assert float(((found - right) / right).abs().max()) < 1e-5
+    used = [site.projection for site in captured(model, squares, x).sites if site.parameter in names]
+    assert all(f.output is None for one in used if isinstance(one, Projection) for f in one.functionals)
 
 
 @pytest.mark.parametrize("form", ["by_batch_norm, gain", "weight norm", "by_clamped_variance, gain"])
