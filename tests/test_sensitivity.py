@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from oracle import whole_norm
+from standardised import Standardised, by_batch_norm, weight_norm
 from torch import Tensor, nn
 from zoo_layers import Using
 
@@ -69,6 +70,16 @@ def tied_head() -> nn.Module:
     return Using(call, e=nn.Embedding(WIDTH, WIDTH))
 
 
+def standardised() -> nn.Module:
+    """A weight whose rows are standardised, with a gain: directions are removed from the gradient."""
+    return Standardised(nn.Linear(WIDTH, WIDTH), by_batch_norm, has_gain=True)
+
+
+def normed() -> nn.Module:
+    """A weight in polar coordinates."""
+    return weight_norm(nn.Linear(WIDTH, WIDTH, bias=False))
+
+
 def first_position() -> nn.Module:
     """A layer that sees the first position only; the other outputs are zero."""
 
@@ -78,7 +89,7 @@ def first_position() -> nn.Module:
     return Using(call, a=nn.Linear(WIDTH, WIDTH))
 
 
-MODELS = (linear, tied, convolution, scales, table, tied_head)
+MODELS = (linear, tied, convolution, scales, table, tied_head, normed)
 
 
 def contribution(make: Callable[[], nn.Module], strategy: str, positions: int, dtype: torch.dtype) -> float:
@@ -125,6 +136,12 @@ def test_every_norm_strategy_keeps_the_bound(strategy: str, positions: int, dtyp
             assert (torch.__version__[:4], strategy, dtype) == ("2.11", "fused", torch.bfloat16), refusal
             continue
         assert found <= 1 + SLACK, make.__name__
+
+
+@pytest.mark.parametrize("positions", [64, 257])
+@pytest.mark.parametrize("strategy", ["auto", "projected", "materialize"])
+def test_standardised_weights_keep_the_bound(strategy: str, positions: int) -> None:  # in bfloat16 this probe is refused
+    assert contribution(standardised, strategy, positions, torch.float32) <= 1 + SLACK
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import fx
 
 from dpcompile.analysis.contractions import is_contraction, recognise
+from dpcompile.analysis.functionals import project
+from dpcompile.analysis.row_values import first_of_equals
 from dpcompile.ir.axis import Summed
 from dpcompile.ir.graph import JointGraph, operand_node, value
 from dpcompile.ir.site import Contraction, Site, Term
@@ -34,7 +37,18 @@ def find_sites(joint: JointGraph, states: Mapping[fx.Node, Result]) -> tuple[lis
             unused.append(name)
             continue
         sites.append(site_of(name, gradient, joint, states, known))
-    return sites, unused
+    firsts = first_of_equals(joint.graph, states) if any(is_projected(site) for site in sites) else {}
+    return [projected(site, states, firsts) if is_projected(site) else site for site in sites], unused
+
+
+def is_projected(site: Site) -> bool:
+    """Whether a tail changes the norm of one contraction's gradient."""
+    return len(site.terms) == 1 and not site.isometric
+
+
+def projected(site: Site, states: Mapping[fx.Node, Result], firsts: Mapping[fx.Node, fx.Node]) -> Site:
+    """The site with what is known about its tail row by row."""
+    return replace(site, projection=project(site.terms[0].contraction, site.tail, site.gradient, states, firsts))
 
 
 def site_of(name: str, gradient: fx.Node, joint: JointGraph, states: Mapping[fx.Node, Result],

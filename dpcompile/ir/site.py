@@ -22,6 +22,8 @@ from typing import Any
 
 from torch import fx
 
+from dpcompile.ir.projection import Projection
+
 
 @dataclass(frozen=True, slots=True)
 class Operand:
@@ -154,7 +156,7 @@ class Site:
     """One parameter's gradient.
 
     terms: its contractions. tail: the nodes from the contractions to the gradient. isometric: whether norms can be
-    taken before the tail. `number` of parameter elements for pricing.
+    taken before the tail. projection: a tail that works row by row, or why it is not known to; empty where there is none.
     """
 
     parameter: str
@@ -163,6 +165,7 @@ class Site:
     tail: tuple[fx.Node, ...]
     isometric: bool
     shape: tuple[int, ...]
+    projection: Projection | str = ""
     notes: tuple[str, ...] = field(default=())
 
     @property

@@ -252,7 +252,11 @@ def way_to_contract(geometry: Geometry, weight_shape: tuple[int, ...], positions
 
 
 def contract_traceable(x: Tensor, g: Tensor, factor: Tensor, geometry: Geometry) -> Tensor:
-    """Clipped sum by torch's own weight gradient of the smaller operand scaled; depthwise as in contract."""
+    """Clipped sum by torch's own weight gradient of the smaller operand scaled; depthwise as in contract.
+
+    Contiguous whatever the operands' memory format: the tail was traced for contiguous gradients, and torch's backward of weight
+    norm reads any other memory wrongly.
+    """
     if geometry.groups > 1 and x.shape[1] == g.shape[1] == geometry.groups:
         return weighted_sum(materialize_grouped_traceable(x, g, geometry), factor)
     x, g = widen(x), widen(g)
@@ -266,7 +270,7 @@ def contract_traceable(x: Tensor, g: Tensor, factor: Tensor, geometry: Geometry)
         g, x, weight, None, geometry.stride, geometry.padding, geometry.dilation, geometry.transposed,
         geometry.output_padding, geometry.groups, [False, True, False],
     )  # fmt: skip
-    result: Tensor = gradients[1]
+    result: Tensor = gradients[1].contiguous()
     return result
 
 

@@ -103,11 +103,16 @@ def gram_gamma(dtype: torch.dtype, T: int, d: int, p: int) -> float:
     2 n u, which is added. Where torch may round the operands of float32
     products (`torch.set_float32_matmul_precision`), four such roundings are added, deterministically.
     """
+    return rounding_gamma(dtype, d + p + T + 1, 4 * operand_rounding())
+
+
+def rounding_gamma(dtype: torch.dtype, length: int, coarse: float) -> float:
+    """The smaller one of both bounds for sums whose terms go through this many roundings, and `coarse` more where operands
+    of float32 products are rounded."""
     unit = 2.0**-53 if dtype == torch.float64 else 2.0**-24
-    length = d + p + T + 1
     rounding = min(float(length), CONFIDENCE * math.sqrt(length)) * unit
-    coarse = 4 * operand_rounding() if dtype != torch.float64 else 0.0
-    return (math.expm1(rounding) + math.expm1(coarse)) * (1 + 4 * length * unit)
+    narrowed = coarse if dtype != torch.float64 else 0.0
+    return (math.expm1(rounding) + math.expm1(narrowed)) * (1 + 4 * length * unit)
 
 
 def operand_rounding() -> float:
@@ -124,5 +129,21 @@ def product_precisions() -> tuple[str, ...]:
         return tuple(str(operator.attrgetter(place)(torch.backends)) for place in places)
 
 
+def convolution_rounding(device: torch.device) -> float:
+    """The same for convolutions, which have settings of their own: cuDNN uses TensorFloat-32 unless it is told not to."""
+    places = ("fp32_precision", *(CUDA_CONVOLUTIONS if device.type == "cuda" else CPU_CONVOLUTIONS))
+    return max(operand_rounding(), *(ROUNDING.get(setting(place), 0.0) for place in places))
+
+
+def setting(place: str) -> str:
+    """One of torch's settings for the precision of float32; versions without it have the older switch for cuDNN."""
+    try:
+        return str(operator.attrgetter(place)(torch.backends))
+    except AttributeError:
+        return "tf32" if place.startswith("cudnn") and torch.backends.cudnn.allow_tf32 else ""
+
+
+CUDA_CONVOLUTIONS: Final = ("cudnn.fp32_precision", "cudnn.conv.fp32_precision")
+CPU_CONVOLUTIONS: Final = ("mkldnn.fp32_precision", "mkldnn.conv.fp32_precision")
 ROUNDING: Final = {"high": 2.0**-11, "tf32": 2.0**-11, "medium": 2.0**-8, "bf16": 2.0**-8}
 """What the names of those settings allow; every other name means float32."""

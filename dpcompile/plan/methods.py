@@ -4,7 +4,9 @@
 
 A method is what its paper does, site by site. Where the paper itself forms a parameter's gradients directly (biases, scales
 of normalisations), the table says "materialize"; where the paper has no way, the method does not apply to the model and says
-which parameter stands in the way. Parameters are of these kinds, by the contractions that their gradients come from:
+which parameter stands in the way. Behind weight norm and weight standardisation, which the papers on Gram matrices do not
+treat, their methods take "projected", a Gram norm and a few inner products. Parameters are of these kinds, by the contractions
+that their gradients come from:
 
     product       a matrix product
     convolution   a convolution, or several uses of one
@@ -24,6 +26,7 @@ from dpcompile.cost.prices import contraction_sizes
 from dpcompile.ir.errors import StrategyError
 from dpcompile.ir.site import Convolution, Cut, Dense, Rows, Site
 from dpcompile.strategies import NORMS, SUMS
+from dpcompile.strategies.projected import PROJECTED
 from dpcompile.strategies.reweight import REWEIGHT
 
 KINDS: Final = ("product", "convolution", "lookup", "reused", "other")
@@ -54,10 +57,11 @@ class Method:
         return f'strategy="{self.name}" ({self.source}): {self.text}'
 
     def norms_for(self, site: Site) -> tuple[str, ...]:
-        """The norm strategies in order."""
+        """The norm strategies in order, for a tail that changes norms or for one that keeps them."""
         kind = kind_of(site)
         large = self.is_mixed and kind in ("product", "convolution") and not is_gram_smaller(site)
-        return ("materialize",) if large else self.norms[kind]
+        norms = ("materialize",) if large else self.norms[kind]
+        return tuple(norm for norm in norms if norm != PROJECTED.name or not site.isometric)
 
 
 def of_each(materialized: str = "materialize", **others: tuple[str, ...]) -> Norms:
@@ -65,10 +69,13 @@ def of_each(materialized: str = "materialize", **others: tuple[str, ...]) -> Nor
     return MappingProxyType({**dict.fromkeys(KINDS, (materialized,)), **others})
 
 
-GHOST: Final = of_each(product=("outer", "gram"), convolution=("gram",), lookup=("rows",), reused=("cross",))
-MIXED: Final = of_each(
-    product=("outer", "gram", "materialize"), convolution=("gram", "materialize"), lookup=("rows", "materialize")
+GHOST: Final = of_each(
+    product=("outer", "gram", "projected"), convolution=("gram", "projected"), lookup=("rows",), reused=("cross",)
 )
+MIXED: Final = of_each(
+    product=("outer", "gram", "projected", "materialize"), convolution=("gram", "projected", "materialize"),
+    lookup=("rows", "materialize"),
+)  # fmt: skip
 
 METHODS: Final[Mapping[str, Method]] = {
     method.name: method
@@ -87,7 +94,7 @@ METHODS: Final[Mapping[str, Method]] = {
                ("reweight",), "two-pass", "crb-unfold",
                "norms from a first backward, layer by layer, then a backward of the losses times the clip factors"),
         Method("ghost", "Li et al. 2021", GHOST, ("reweight",), "two-pass", "mixed-ghost",
-               "norms from Gram matrices at every site, then a second backward (Opacus, private-transformers)"),
+               "norms from Gram matrices at every site then a second backward (Opacus, private-transformers)"),
         Method("mixed-ghost", "Bu et al. 2022", MIXED, ("reweight",), "two-pass", "crb-unfold",
                "Gram matrices where 2 T^2 <= p d, else per-example gradients; then a second backward", is_mixed=True),
         Method("bookkeep", "Bu et al. 2023", GHOST, ("bookkeep", "reuse"), "one-pass", "auto",

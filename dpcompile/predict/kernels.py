@@ -10,11 +10,11 @@ from torch import fx
 
 from dpcompile.cost.prices import complete
 from dpcompile.ir.cost import Work
-from dpcompile.kernels import convolution, dense, embedding, extra_dimension, layout, reduction, scale
+from dpcompile.kernels import convolution, dense, embedding, extra_dimension, layout, projection, reduction, row_products, scale
 from dpcompile.kernels.geometry import Geometry
 from dpcompile.kernels.workspace import Workspace
 from dpcompile.predict.sizes import Shape, operands, results
-from dpcompile.strategies import cross, fused, gram, materialize, outer, rows, sums
+from dpcompile.strategies import cross, fused, gram, materialize, outer, projected, rows, sums
 from dpcompile.strategies.extra_dimension import EXTRA
 
 Sizes = dict[str, float]
@@ -91,6 +91,41 @@ def tied(node: fx.Node, batch_size: int, ids: Shape, b: Shape, a: Shape, g: Shap
     return {"B": ids.sizes[0], "S": ids.sizes[1], "T": a.sizes[1], "w": b.sizes[2]}
 
 
+def of_recipe(node: fx.Node, batch_size: int, like: Shape) -> Sizes:
+    """A weight's rows and columns, as the recipe of its projection says."""
+    how = next(argument for argument in node.args if isinstance(argument, projection.Recipe))
+    return {"d": how.columns, "p": how.rows}
+
+
+def elements(g: Shape) -> Sizes:
+    """Output gradients in any layout."""
+    return {"B": g.sizes[0], "T": g.elements / max(g.sizes[0], 1)}
+
+
+def per_window(node: fx.Node, batch_size: int, x: Shape) -> Sizes:
+    """One operand to a number per window."""
+    how = next(argument for argument in node.args if isinstance(argument, Geometry))
+    (windows,) = results(node, batch_size)
+    return convolution_sizes(how, x.sizes[0], x.sizes[1], how.groups, windows.sizes[2], math.prod(x.sizes[2:]))
+
+
+def per_row(a: Shape) -> Sizes:
+    """a: [B, T, d]."""
+    return {"B": a.sizes[0], "T": a.sizes[1], "d": a.sizes[2]}
+
+
+def under_windows(node: fx.Node, batch_size: int, x: Shape, vector: Shape) -> Sizes:
+    """x: [B, C, *], a functional [O, n], and a geometry."""
+    how = next(argument for argument in node.args if isinstance(argument, Geometry))
+    (found,) = results(node, batch_size)
+    return convolution_sizes(how, x.sizes[0], x.sizes[1], vector.sizes[0], found.sizes[2], math.prod(x.sizes[2:]))
+
+
+def under_rows(a: Shape, vector: Shape) -> Sizes:
+    """a: [B, T, d] and a functional [O, d]."""
+    return {**per_row(a), "T_in": a.sizes[1], "p": vector.sizes[0], "P": vector.elements}
+
+
 Measure = Callable[..., Sizes]
 PRICES: dict[Callable[..., Any], tuple[Work, int, Measure]] = {
     dense.sqnorm_outer: (outer.WORK, 2, rows_of),
@@ -116,10 +151,20 @@ PRICES: dict[Callable[..., Any], tuple[Work, int, Measure]] = {
     convolution.sqnorm_materialized: (fused.CONVOLUTION, 2, images),
     convolution.contract_unfolded: (sums.UNFOLDED_PRODUCT, 2, unfolded),
     convolution.contract: (sums.WEIGHT_GRADIENT, 2, images),
+    projection.coefficients: (projected.COEFFICIENTS, 1, of_recipe),
+    projection.vector: (projected.COEFFICIENTS, 1, of_recipe),
+    row_products.scaled_rows: (projected.SCALED, 1, elements),
+    row_products.window_lengths: (projected.LENGTHS, 1, per_window),
+    row_products.window_totals: (projected.TOTALS, 1, per_window),
+    row_products.row_lengths: (projected.ROW_LENGTHS, 1, per_row),
+    row_products.row_totals: (projected.ROW_TOTALS, 1, per_row),
+    row_products.applied: (projected.APPLIED, 2, under_windows),
+    row_products.applied_dense: (projected.APPLIED, 2, under_rows),
+    row_products.projected: (projected.INNER, 1, elements),
 }
 """Formula, number of operands that say the sizes, and how they say them."""
 
-NEEDS_NODE = (of_table, images, unfolded, unfolding, reduced, scales, tied)
+NEEDS_NODE = (of_table, images, unfolded, unfolding, reduced, scales, tied, of_recipe, per_window, under_windows)
 
 
 def chosen_form(work: Work, node: fx.Node) -> Work:

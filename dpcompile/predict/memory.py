@@ -15,7 +15,7 @@ from torch import fx
 
 from dpcompile.analysis.aliases import Aliases
 from dpcompile.ir.graph import JointGraph
-from dpcompile.kernels import convolution, dense, embedding, extra_dimension, reduction, scale
+from dpcompile.kernels import convolution, dense, embedding, extra_dimension, projection, reduction, row_products, scale
 from dpcompile.kernels.copies import Copies
 from dpcompile.kernels.geometry import Geometry
 from dpcompile.kernels.workspace import UNFOLDED, Workspace
@@ -144,6 +144,17 @@ def unfolded_chunks(node: fx.Node, batch_size: int) -> float:
     return 0.0 if how.is_pointwise else 4.0 * one * min(x.sizes[0], 2 * step)
 
 
+def two_of_rows(node: fx.Node, batch_size: int) -> float:
+    """Magnitudes of the output gradients, and their products with an output."""
+    return 8.0 * operands(node, batch_size)[0].elements
+
+
+def one_plane(node: fx.Node, batch_size: int) -> float:
+    """A product of two values of the weight's shape."""
+    how = next(argument for argument in node.args if isinstance(argument, projection.Recipe))
+    return 4.0 * how.rows * how.columns
+
+
 INSIDE: dict[Callable[..., Any], Callable[[fx.Node, int], float]] = {
     dense.contract: narrower,
     convolution.contract: narrower,
@@ -158,6 +169,10 @@ INSIDE: dict[Callable[..., Any], Callable[[fx.Node, int], float]] = {
     embedding.contract_rows: lambda node, batch_size: float(operands(node, batch_size)[1].bytes),
     scale.layer_scale: two_operands,
     scale.channel_scale: two_operands,
+    row_products.projected: two_of_rows,
+    projection.coefficients: one_plane,
+    projection.vector: one_plane,
+    row_products.window_lengths: two_operands,
     reduction.sqnorm: lambda node, batch_size: operands(node, batch_size)[0].elements / reduction.CHUNK * 12,
 }
 """Declared workspaces of kernels, in bytes."""

@@ -9,12 +9,13 @@ from dpcompile.strategies.gram import GRAM
 from dpcompile.strategies.materialize import GROUPED_CONVOLUTION, MATERIALIZE
 from dpcompile.strategies.ordinary import ORDINARY, SCALE
 from dpcompile.strategies.outer import OUTER
+from dpcompile.strategies.projected import PROJECTED
 from dpcompile.strategies.reweight import REWEIGHT
 from dpcompile.strategies.rows import ROWS
 from dpcompile.strategies.strategy import NormStrategy, SumStrategy
 from dpcompile.strategies.sums import BOOKKEEP, REUSE, UNFOLD
 
 NORMS: dict[str, NormStrategy] = {
-    s.name: s for s in (OUTER, GRAM, MATERIALIZE, GROUPED_CONVOLUTION, EXTRA_DIMENSION, FUSED, ROWS, CROSS, ORDINARY)
+    s.name: s for s in (OUTER, GRAM, MATERIALIZE, GROUPED_CONVOLUTION, EXTRA_DIMENSION, FUSED, ROWS, CROSS, PROJECTED, ORDINARY)
 }
 SUMS: dict[str, SumStrategy] = {s.name: s for s in (BOOKKEEP, UNFOLD, REUSE, REWEIGHT, SCALE)}

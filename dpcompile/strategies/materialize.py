@@ -7,10 +7,13 @@ the site's tail applied to every example.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 
 import sympy
+from torch import fx
 
+from dpcompile import torch_private
 from dpcompile.ir.cost import BYTES, D_IN, D_OUT, ELEMENTS, GROUPS, PARAMETERS, T_IN, TAPS, WIDTH, B, Cost, T, Work
 from dpcompile.ir.site import ChannelScale, Contraction, Convolution, Dense, LayerScale, Opaque, Rows, Site, Total
 from dpcompile.kernels import reduction, workspace
@@ -76,6 +79,8 @@ TABLE = Work(
 )  # fmt: skip
 LOOP = Work("example loop", other_flops=2 * B * PARAMETERS, bytes_moved=3 * KEPT, fresh_bytes=2 * KEPT, launches=2 * B)
 MOVED = Work("tail", bytes_moved=2 * KEPT, fresh_bytes=KEPT)
+KEPT_PRODUCTS = BYTES * B * GROUPS * D_IN * D_OUT  # a gain is smaller than the gradient that it comes from
+MOVED_PRODUCTS = Work("tail", bytes_moved=2 * KEPT_PRODUCTS, fresh_bytes=KEPT_PRODUCTS)
 
 
 def grouped_form(weight_shape: tuple[int, ...], groups: int) -> Work:
@@ -116,8 +121,17 @@ def cost(site: Site, of_convolution: Callable[[Convolution], Work] = unfolded_wo
     """Form the gradients, carry them through the tail, read them once for the norm; they stay for the sum."""
     formed = [contraction_work(term.contraction, of_convolution).of(index) for index, term in enumerate(site.terms)]
     alone = len(site.terms) == 1 and site.isometric
-    moved = [] if alone else [MOVED] * (len(site.tail) + len(site.terms) - 1)
-    return Cost((*formed, *moved, NORM), resident_bytes=KEPT * len(site.terms))
+    is_product = isinstance(site.terms[0].contraction, (Dense, Convolution)) and len(site.terms) == 1 and not site.isometric
+    kept, step = (KEPT_PRODUCTS, MOVED_PRODUCTS) if is_product else (KEPT, MOVED)
+    moved = [] if alone else [step] * (sum(map(computes, site.tail)) + len(site.terms) - 1)
+    return Cost((*formed, *moved, NORM), resident_bytes=kept * len(site.terms))
+
+
+def computes(node: fx.Node) -> bool:
+    """Whether an operation of a tail writes new memory, by its schema."""
+    if not isinstance(node.target, torch_private.OpOverload):
+        return node.target is not operator.getitem
+    return not any(result.alias_info is not None for result in node.target._schema.returns)
 
 
 def emit_with(site: Site, emitter: Emitter, form: str) -> SquaredNorm:

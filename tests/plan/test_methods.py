@@ -116,7 +116,6 @@ def test_kinds_of_parameters(case: str, parameter: str, kind: str) -> None:
         ("crb", "conv3d", r"crb.*0\.weight by grouped-extra.*3 dimensions.*4.*crb-nd"),
         ("ghost", "convolution called twice", r"ghost.*c\.weight by gram.*2 times.*mixed-ghost"),
         ("bookkeep", "folded batch", r"bookkeep.*c\.weight by gram.*several images"),
-        ("bookkeep", "weight norm", r"bookkeep.*gram.*transformed"),
     ],
 )
 def test_a_parameter_without_a_way_is_named_with_the_reason_and_the_way_out(name: str, case: str, message: str) -> None:
