@@ -18,7 +18,7 @@ from dpcompile.clip.rule import Rule, kind_of, rule_of
 from dpcompile.cost.hardware import Hardware
 from dpcompile.cotangents import cotangent_losses
 from dpcompile.criteria.choices import Choice
-from dpcompile.criteria.chooser import chooser_of
+from dpcompile.criteria.chooser import check_apart, chooser_of
 from dpcompile.drop_in import DropIn, Pending
 from dpcompile.forecast.forecast import bytes_of
 from dpcompile.guards import Traces, guard_key
@@ -30,8 +30,8 @@ from dpcompile.pipeline import Compiled, Options, Stage, admit_size, compile_ste
 from dpcompile.plan.plan import Plan
 from dpcompile.plan.saved import SavedPlan
 from dpcompile.report.text import Report
-from dpcompile.runtime import BACKENDS, GraphCall, Raw
-from dpcompile.step import Step
+from dpcompile.runtime import BACKENDS, GraphCall, Raw, apply_buffers
+from dpcompile.step import Step, empty_step
 from dpcompile.verify import Verification, verify
 
 Loss = nn.Module | Callable[..., Tensor] | None
@@ -121,6 +121,7 @@ class PrivateModule(nn.Module):
         """One private step on a batch; `mask` bool[B] says which examples count (all by default)."""
         flat = flatten_batch(batch, kwargs, self.batch_dim)
         counted = checked_mask(mask, flat)
+        check_apart(self.chooser, flat.tensors)
         if flat.size == 0:
             return self.empty_step(flat)
         return self.run(self.compiled(flat), flat, counted)
@@ -138,7 +139,7 @@ class PrivateModule(nn.Module):
             raw.add_to(total)
             raws.append(raw.without_sums())
             del raw  # the next chunk must not run beside this one's sums
-        self.apply_buffers(raws[0])
+        apply_buffers(self.program, raws[0])
         return self.joined(raws, total, counted)
 
     def compiled(self, batch: Batch) -> Compiled:
@@ -190,21 +191,8 @@ class PrivateModule(nn.Module):
 
     def empty_step(self, batch: Batch) -> Step:
         """A step without examples: empty vectors, zero gradients; nothing is traced."""
-        parameters = dict(self.trainable())
-        dtype = next((torch.promote_types(p.dtype, torch.float32) for p in parameters.values()), torch.float32)
-        rule = self.rule()
-        limit = step_norm(self.max_grad_norm, rule)
-        empty = torch.zeros(0, dtype=dtype, device=batch.tensors[0].device)
-        factors = empty.new_zeros((0, len(rule.groups)) if rule.groups else 0)
-        flags = torch.zeros(0, dtype=torch.bool, device=empty.device)
-        return Step(empty, empty.clone(), factors, self.complete({}), flags, flags.clone(), self.kind, limit)
-
-    def apply_buffers(self, raw: Raw) -> None:
-        """Write the new values of buffers (which do not depend on the batch) once per step."""
-        buffers = {public_name(name): buffer for name, buffer in self.program.named_buffers()}
-        with torch.no_grad():
-            for name, new in raw.buffers.items():
-                buffers[name].copy_(new)
+        limit = step_norm(self.max_grad_norm, self.rule())
+        return empty_step(self.complete({}), self.rule(), self.kind, limit, batch.tensors[0].device)
 
     def backward(self, *batch: Any, mask: Tensor | None = None, **kwargs: Any) -> Step:
         """The same step, its gradients added into `p.grad` in the parameters' dtypes, as autograd would."""
@@ -238,7 +226,8 @@ class PrivateModule(nn.Module):
     def report(self) -> Report:
         """What was chosen for each parameter, at which predicted cost, and why not the others."""
         found = self.ready()
-        return Report(found.plan, found.unused, found.notes, found.runner.backend, float(self.max_grad_norm), found.outlook)
+        notes = found.notes if self.chooser is None else (*found.notes, *self.chooser.notes())
+        return Report(found.plan, found.unused, notes, found.runner.backend, float(self.max_grad_norm), found.outlook)
 
     def certificate(self, assumed: tuple[str, ...] = ()) -> Certificate:
         """What was shown of the latest step, by which checks, and what was assumed (`assumed` too); text, or `.json()`."""
@@ -279,7 +268,9 @@ class PrivateModule(nn.Module):
         inner = PrivateModule(self.model, cotangent_losses, None, self.kind, "auto", "auto", None, None,
                               self.options.hardware, None, self.options.backend, self.batch_dim)  # fmt: skip
         inner.max_grad_norm = self.max_grad_norm
-        inner.options = self.options
+        inner.options, inner.chooser = self.options, self.chooser
+        if self.chooser is not None:
+            self.chooser.attach(inner.program)
         return inner
 
     def verify(

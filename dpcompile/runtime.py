@@ -23,7 +23,7 @@ from dpcompile.ir.randomness import has_draws
 from dpcompile.kernels.copies import Copies
 from dpcompile.kernels.fallback import ExampleLoop
 from dpcompile.kernels.traceable import TRACEABLE
-from dpcompile.losses import SELECTION, Program
+from dpcompile.losses import SELECTION, Program, public_name
 
 BACKENDS = ("eager", "inductor", "auto")
 
@@ -140,6 +140,14 @@ class Runner(GraphCall):
             gradients,
             raw.buffers,
         )
+
+
+def apply_buffers(program: Program, raw: Raw) -> None:
+    """Write the new values of buffers (which do not depend on the batch) once per step."""
+    buffers = {public_name(name): buffer for name, buffer in program.named_buffers()}
+    with torch.no_grad():
+        for name, new in raw.buffers.items():
+            buffers[name].copy_(new)
 
 
 def resolve_backend(backend: str, joint: JointGraph, program: nn.Module) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from dpcompile.clip.kind import Kind
+from dpcompile.clip.rule import Rule
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,14 @@ class Step:
         whole = self.unclipped if self.unclipped.dim() == 1 else self.unclipped.all(1)
         count = int(self.counted.sum())
         return float((self.counted & ~whole).sum()) / count if count else 0.0
+
+
+def empty_step(gradients: dict[str, Tensor], rule: Rule, kind: Kind, max_grad_norm: float, device: torch.device) -> Step:
+    """The step of no examples; gradients: zeros for every parameter, in the types that sums have."""
+    dtype = next((gradient.dtype for gradient in gradients.values()), torch.float32)
+    empty, flags = torch.zeros(0, dtype=dtype, device=device), torch.zeros(0, dtype=torch.bool, device=device)
+    factors = empty.new_zeros((0, len(rule.groups)) if rule.groups else 0)
+    return Step(empty, empty.clone(), factors, gradients, flags, flags.clone(), kind, max_grad_norm)
 
 
 def add_up(total: dict[str, Tensor], gradients: Mapping[str, Tensor]) -> None:

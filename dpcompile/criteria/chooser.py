@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dpcompile.criteria.choices import Choice, GradientDropping, PrePruning, kept_of
+from dpcompile.criteria.choices import Choice, GradientDropping, PrePruning, Ramp, kept_of
+from dpcompile.criteria.public import check_memory, public_tensors
 from dpcompile.criteria.scores import Known, parameters_of
 from dpcompile.criteria.units import Units, units_of
 from dpcompile.ir.errors import InvalidInput
@@ -24,15 +25,69 @@ class Chooser:
 
     def __init__(self, passes: Sequence[Choice], program: Program) -> None:
         self.pruning, self.dropping = of_kind(passes, PrePruning), of_kind(passes, GradientDropping)
-        self.program, self.step = program, 0
+        self.program, self.step, self.choices = program, 0, tuple(passes)
         self.parameters = parameters_of(program)
         self.released: Masks = {}
         self.generators = {id(choice): generator_of(choice) for choice in passes}
-        self.left = self.pruned()
+        self.programs: list[Program] = []
         self.units = self.units_for(self.dropping) if self.dropping is not None else []
-        self.selection = Selection(self.layouts(), self.parameters)
-        self.selection.select(self.masks())
+        self.left = self.pruned()
+        self.selection = self.begun(self.masks())
         self.set_pruned_to_zero()
+        self.attach(program)
+
+    def begun(self, masks: Masks) -> Selection:
+        """A selection with room for what will be chosen, and what is trained now."""
+        selection = Selection(self.layouts(), self.parameters)
+        selection.select(masks)
+        return selection
+
+    def attach(self, program: Program) -> None:
+        """Let the steps of a program (of the same model) train what is chosen."""
+        self.programs.append(program)
+        program.add_module(SELECTION, self.selection)
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and numbers for a checkpoint. Nothing in it is private that the weights are not."""
+        masks = {name: self.selection.mask(name) for name in self.selection.layouts}
+        generators = [generator.get_state() for generator in self.generators.values()]
+        passes = [described(choice) for choice in self.choices]
+        return {
+            "passes": passes,
+            "step": self.step,
+            "left": self.left,
+            "masks": masks,
+            "released": self.released,
+            "generators": generators,
+        }
+
+    def is_own(self, state: Mapping[str, Any]) -> bool:
+        """Whether a state is of a chooser with passes like these on a model like this."""
+        shapes = {name: tuple(p.shape) for name, p in self.parameters.items()}
+        fits = all(tuple(mask.shape) == shapes.get(name) for kind in ("left", "masks") for name, mask in state[kind].items())
+        return fits and state["passes"] == [described(choice) for choice in self.choices]
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from such a state; steps are traced anew where its parts have other sizes."""
+        device = {name: p.device for name, p in self.parameters.items()}
+        self.left, self.released, masks = (
+            {name: tensor.to(device[name]) for name, tensor in state[kind].items()} for kind in ("left", "released", "masks")
+        )
+        self.step = state["step"]
+        for generator, saved in zip(self.generators.values(), state["generators"], strict=True):
+            generator.set_state(saved)
+        self.selection = self.begun(masks)
+        for program in self.programs:
+            program.add_module(SELECTION, self.selection)
+
+    def notes(self) -> list[str]:
+        """For the report: what was asked for, what it was chosen by, and how much is trained."""
+        kept = sum(int(mask.sum()) for mask in map(self.selection.mask, self.selection.layouts) if mask is not None)
+        known = sum(self.parameters[name].numel() for name in self.selection.layouts)
+        total = sum(p.numel() for p in self.parameters.values())
+        told = [described(choice) for choice in (self.pruning, self.dropping) if choice is not None]
+        share = f"{kept + total - known:,} of {total:,} entries are trained in each step, and get noise"
+        return [*told, f"{share}: {(kept + total - known) / max(total, 1):.0%} of the noise's energy"]
 
     def pruned(self) -> Masks:
         """{parameter: what pruning leaves}."""
@@ -198,9 +253,25 @@ def chooser_of(passes: Sequence[Choice], program: Program) -> Chooser | None:
             raise InvalidInput(f"passes= takes PrePruning(...) and GradientDropping(...), got {given!r}")
     if not passes:
         return None
-    chooser = Chooser(passes, program)
-    program.add_module(SELECTION, chooser.selection)
-    return chooser
+    return Chooser(passes, program)
+
+
+def check_apart(chooser: Chooser | None, tensors: Sequence[Tensor]) -> None:
+    """Refuse to train on a public batch."""
+    if chooser is not None:
+        check_memory(public_tensors(chooser.choices), tensors)
+
+
+def described(choice: Choice) -> str:
+    """A pass in words."""
+    rate = f"from {choice.rate.start:.0%} to {choice.rate.end:.0%}" if isinstance(choice.rate, Ramp) else f"{choice.rate:.0%}"
+    source = "masks of the user's own"
+    if not (isinstance(choice, PrePruning) and choice.masks is not None):
+        source = f"{rate} of {choice.granularity} by {choice.criterion}, which reads {choice.rule().source}"
+    if isinstance(choice, PrePruning):
+        return f"pruned before training: {source}"
+    assert isinstance(choice, GradientDropping)
+    return f"gradients dropped: {source}; chosen anew every {choice.every} steps"
 
 
 class WeightsMasked:

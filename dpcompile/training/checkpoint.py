@@ -22,9 +22,18 @@ from torch import Tensor
 from dpcompile.ir.errors import InvalidInput
 from dpcompile.training.loader import PrivateLoader
 from dpcompile.training.optimizer import PrivateOptimizer
-from dpcompile.training.resume import Target, check_continues, check_target_kept, continue_run, run_state
+from dpcompile.training.resume import (
+    Target,
+    check_continues,
+    check_selection,
+    check_target_kept,
+    continue_run,
+    go_on_selecting,
+    run_state,
+    selection_state,
+)
 
-FORMAT = "dpcompile training 2"
+FORMAT = "dpcompile training 3"
 TENSOR = "tensor:"
 TUPLE = "tuple"
 KEYS = (str, int, float, bool)
@@ -44,6 +53,7 @@ def save(
         "module": packed(module.state_dict(), "module", tensors),
         "optimizer": packed(optimizer.state_dict(), "optimizer", tensors),
         **run_state(optimizer, loader),
+        "selection": packed(selection_state(optimizer), "selection", tensors),
         "seeded": packed(random_state(optimizer, loader), "seeded", tensors),
         "extra": packed(extra, "extra", tensors),
     }
@@ -62,12 +72,15 @@ def load(
     module_state, extra = unpacked(state["module"], tensors), unpacked(state["extra"], tensors)
     check_same_model(module.state_dict(), module_state)
     seeded = unpacked(state["seeded"], tensors)
+    selection = unpacked(state["selection"], tensors)
     check_same_seed(seeded, optimizer, loader)
+    check_selection(selection, optimizer)
     check_continues(state, optimizer, loader)
     check_target_kept(state, optimizer, loader, target, seeded is not None)
     optimizer.load_state_dict(unpacked(state["optimizer"], tensors))
     module.load_state_dict(module_state)
     continue_run(state, optimizer, loader, seeded is not None)
+    go_on_selecting(selection, optimizer)
     restore_random_state(seeded, optimizer, loader)
     return extra
 

@@ -18,6 +18,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
+from dpcompile.criteria.public import check_dataset, public_tensors
 from dpcompile.ir.errors import InvalidInput
 from dpcompile.module import PrivateModule, dpcompile
 from dpcompile.training.accountant import Accountant
@@ -103,6 +104,8 @@ class PrivacyEngine:
         check_names(compile_options, (PrivacyEngine.make_private, dpcompile))
         check_loader(data_loader, poisson_sampling)
         private, session = as_private(module, max_grad_norm, clipping, compile_options), Session()
+        if private.chooser is not None:
+            check_dataset(public_tensors(private.chooser.choices), data_loader.dataset)
         expected = divisor(expected_batch_size, data_loader)
         sampling = sampling_for(data_loader, expected, sample_rate, truncated_batch_size, poisson_sampling)
         draws = Draws(len(data_loader.dataset), self.accountant.countable(sampling), expected, self.seed)  # type: ignore[arg-type]

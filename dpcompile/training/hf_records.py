@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load as from_bytes
+from safetensors.torch import save as to_bytes
 
 from dpcompile.ir.errors import InvalidInput
+from dpcompile.training.checkpoint import packed, unpacked
 
 MEASURED = ("loss", "train_loss")
 """Of the training data, without noise; so is the memory that the draws have needed."""
@@ -28,8 +32,11 @@ def own_name(name: str) -> str:
 
 def write_ledger(path: Path, state: dict[str, Any]) -> None:
     """What `run_with_noise` says, as JSON."""
-    noise = state["noise"]
-    path.write_text(json.dumps({**state, "noise": None if noise is None else noise.tolist()}), encoding="utf-8")
+    noise, tensors = state["noise"], dict[str, torch.Tensor]()
+    selection = packed(state["selection"], "selection", tensors)
+    blob = base64.b64encode(to_bytes({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})).decode("ascii")
+    plain = {"noise": None if noise is None else noise.tolist(), "selection": selection, "tensors": blob}
+    path.write_text(json.dumps({**state, **plain}), encoding="utf-8")
 
 
 def read_ledger(path: Path) -> Any:
@@ -45,4 +52,7 @@ def read_ledger(path: Path) -> Any:
         raise InvalidInput(f"{path} is damaged ({error}), so that what was spent is unknown; use another checkpoint") from error
     if isinstance(state, dict) and isinstance(state.get("noise"), list):
         state["noise"] = torch.tensor(state["noise"], dtype=torch.uint8)
+    if isinstance(state, dict) and "tensors" in state:
+        tensors = from_bytes(base64.b64decode(state.pop("tensors")))
+        state["selection"] = unpacked(state["selection"], tensors)
     return state

@@ -25,6 +25,7 @@ from dpcompile.training.adaptive import AdaptiveQuantile
 from dpcompile.training.noise import Noise
 from dpcompile.training.release import Release, checked_noise
 from dpcompile.training.sampling import Draws
+from dpcompile.training.selected import compact, others_unchanged, spread, trained_masks
 from dpcompile.training.session import Parameters, Session
 
 FROM_MODULE = "Build the optimizer from module.parameters(), after the last change of the module"
@@ -107,8 +108,10 @@ class PrivateOptimizer(Optimizer):
             return loss
         try:
             released = self.release()
-            self.original_optimizer.step()
+            with others_unchanged(released, trained_masks(self.private, released)):
+                self.original_optimizer.step()
             self.session.publish(released)
+            self.choose_anew(released)
             for observe in self.observers:
                 observe(self.session)
         finally:
@@ -132,10 +135,21 @@ class PrivateOptimizer(Optimizer):
         self.accountant.add(release)
         self.session.count()
         deviation = used.deviation(self.session.sensitivity)
-        add_noise(parameters, self.session.sums, self.noise, deviation, self.expected_batch_size)
+        masks = trained_masks(self.private, parameters)
+        sums = compact(self.session.sums, masks)
+        add_noise(parameters, sums, self.noise, deviation, self.expected_batch_size)
+        for name, parameter in parameters:
+            own = sums[name].to(parameter.dtype)
+            parameter.grad = spread(own, masks[name]) if name in masks else own
         if self.adaptive is not None:
             self.max_grad_norm = self.adaptive.next_norm(self.session, self.max_grad_norm, self.noise, self.expected_batch_size)
         return parameters
+
+    def choose_anew(self, released: Parameters) -> None:
+        """The step is over: another part of the parameters may be trained in the next one."""
+        if self.private.chooser is not None:
+            self.private.chooser.observe({name: p.grad for name, p in released if p.grad is not None})
+            self.private.reselect()
 
     def released(self) -> Parameters:
         """The trainable parameters that this optimizer updates, in the model's order."""
@@ -169,7 +183,7 @@ class PrivateOptimizer(Optimizer):
 
 
 def add_noise(parameters: Parameters, sums: dict[str, Tensor], noise: Noise, deviation: float, divisor: int) -> None:
-    """p.grad = (sum + noise) / divisor in the memory of the sums, in their type (float32 or wider), then in the parameter's.
+    """(sum + noise) / divisor in the memory of the sums, in their type (float32 or wider).
 
     Normals are drawn piece by piece and added while they are in the cache, so that they cost no memory and each sum is read and
     written once; small parameters share a piece.
@@ -183,8 +197,6 @@ def add_noise(parameters: Parameters, sums: dict[str, Tensor], noise: Noise, dev
             noise.fill(drawn, deviation / divisor) if deviation else drawn.zero_()
             for part, normals in zip(parts, drawn.split([len(part) for part in parts]), strict=True):
                 torch.add(normals, part, alpha=1 / divisor, out=part)
-    for name, parameter in parameters:
-        parameter.grad = sums[name].to(parameter.dtype)
 
 
 def piece_size(total: Tensor) -> int:

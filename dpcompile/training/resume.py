@@ -46,18 +46,41 @@ def run_state(optimizer: PrivateOptimizer, loader: PrivateLoader) -> dict[str, A
 
 
 def run_with_noise(optimizer: PrivateOptimizer, loader: PrivateLoader) -> dict[str, Any]:
-    """The same and the noise's state (u8 tensor), which only a seeded run has: for checkpoints of other trainers."""
-    return {**run_state(optimizer, loader), "noise": optimizer.noise.state()}
+    """The same, the noise's state (u8 tensor), which only a seeded run has, and which parts of the parameters are trained: for
+    checkpoints of other trainers."""
+    return {**run_state(optimizer, loader), "noise": optimizer.noise.state(), "selection": selection_state(optimizer)}
+
+
+def selection_state(optimizer: PrivateOptimizer) -> dict[str, Any] | None:
+    """Which parts of the parameters are trained, where passes choose them."""
+    chooser = optimizer.private.chooser
+    return None if chooser is None else chooser.state()
+
+
+def check_selection(state: Any, optimizer: PrivateOptimizer) -> None:
+    """Refuse a state of a run with other passes."""
+    chooser = optimizer.private.chooser
+    if (state is None) != (chooser is None) or (chooser is not None and not chooser.is_own(state)):
+        raise InvalidInput(
+            "the checkpoint is of a run with other passes= (pruning, dropping); compile the module with the same ones"
+        )
+
+
+def go_on_selecting(state: Any, optimizer: PrivateOptimizer) -> None:
+    """Train the parts that the checkpoint's run was training."""
+    if optimizer.private.chooser is not None:
+        optimizer.private.chooser.restore(state)
 
 
 def check_run_with_noise(state: Any, optimizer: PrivateOptimizer, loader: PrivateLoader, target: Target | None) -> None:
     """Refuse a state that `run_with_noise` did not write, or that this run cannot go on from."""
-    if not isinstance(state, dict) or not state.keys() >= {*NAMES, "noise"}:
+    if not isinstance(state, dict) or not state.keys() >= {*NAMES, "noise", "selection"}:
         raise InvalidInput(
             "the checkpoint's record of what was spent is incomplete: it is damaged, or of another version; use another one"
         )
     if (state["noise"] is None) != (optimizer.noise.state() is None):
         raise InvalidInput("the checkpoint is of a run with a seed and this one has none, or the reverse; give the same seed=")
+    check_selection(state["selection"], optimizer)
     check_continues(state, optimizer, loader)
     check_target_kept(state, optimizer, loader, target, state["noise"] is not None)
 
@@ -65,6 +88,7 @@ def check_run_with_noise(state: Any, optimizer: PrivateOptimizer, loader: Privat
 def go_on_with_noise(state: dict[str, Any], optimizer: PrivateOptimizer, loader: PrivateLoader) -> None:
     """Take over what `run_with_noise` wrote."""
     continue_run(state, optimizer, loader, state["noise"] is not None)
+    go_on_selecting(state["selection"], optimizer)
     if state["noise"] is not None:
         optimizer.noise.set_state(state["noise"])
 
