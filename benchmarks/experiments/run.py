@@ -9,6 +9,8 @@ from __future__ import annotations
 import datetime
 import itertools
 import json
+import os
+import sys
 import warnings
 from functools import partial
 from pathlib import Path
@@ -27,6 +29,10 @@ from benchmarks.methods import ALL_METHODS
 from benchmarks.protocol import products_in
 from benchmarks.run import CORES, RESULTS, describe_machine
 from benchmarks.worker import Options, at_most, measure_time, on_threads
+from dpcompile.measure.cache import VARIABLE, path_for
+from dpcompile.measure.show import run_calibration
+
+CALIBRATION_SECONDS = 50.0
 
 
 def run(experiment: Experiment, size: str, rounds: int, only: str, memory: bool, limit_seconds: int) -> Path:
@@ -49,6 +55,7 @@ def run(experiment: Experiment, size: str, rounds: int, only: str, memory: bool,
     document = earlier(target, head)
     console = Console()
     threads = (1,) if device == "cuda" or CORES == 1 else (1, CORES)
+    calibrated(threads, device)
     options = Options("", experiment.methods, rounds, threads, device, limit_seconds)
     for name, case in cases.items():
         if is_complete(document["points"].get(name), memory and not case.as_published, limit_seconds):
@@ -67,6 +74,15 @@ def run(experiment: Experiment, size: str, rounds: int, only: str, memory: bool,
     write(target, experiment, document)
     console.print(f"written to {target}", soft_wrap=True)
     return target
+
+
+def calibrated(threads: tuple[int, ...], device: str) -> None:
+    """Measure the machine once for each number of threads, as a user is told to; kept in the environment's own folder."""
+    os.environ.setdefault(VARIABLE, str(Path(sys.prefix) / "calibrated"))
+    for count in threads:
+        with on_threads(count):
+            if not path_for(torch.device(device)).exists():
+                run_calibration(CALIBRATION_SECONDS, device)
 
 
 def in_fresh_compiler(case: Case, options: Options) -> dict[str, Any]:

@@ -75,3 +75,10 @@ def test_a_small_first_batch_does_not_settle_chunks_for_a_large_one(
 
     monkeypatch.setattr(Outlook, "seconds", seconds)
     assert private.ready().outlook.in_cache(whole, 6, SMALL_CACHE).microbatch == chunk
+
+
+@pytest.mark.parametrize(("threads", "least"), [(1, 1), (2, 16), (4, 32), (8, BATCH + 1)])
+def test_several_threads_share_chunks_of_many_examples(threads: int, least: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    chunk = chunk_of(network(), replace(SMALL_CACHE, cache=1e6))
+    assert (chunk is None) == (least > BATCH) and (chunk is None or chunk >= least)
