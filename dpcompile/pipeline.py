@@ -16,6 +16,7 @@ from dpcompile.analysis.example_axis import example_axis
 from dpcompile.analysis.independence import check_independence
 from dpcompile.analysis.kept import check_kept
 from dpcompile.analysis.outside import check_outside, generators_of
+from dpcompile.analysis.savings import gradient_work, savings
 from dpcompile.analysis.sites import find_sites
 from dpcompile.analysis.warm_up import check_followed, warm_up
 from dpcompile.batch import Batch
@@ -147,7 +148,9 @@ def analysed(program: Program, batch: Batch, recorder: Recorder, check_examples:
     if check_examples:
         check_independence(joint, states, program, batch)
     if program.selection is not None:
+        whole = gradient_work(find_sites(joint, states)[0])
         states = select_parts(joint, states, program.selection, recorder)
+        joint.notes.append(savings(whole, gradient_work(find_sites(joint, states)[0])))
     sites, unused = find_sites(joint, states)
     cuts = find_cuts(joint, states, sites)
     recorder.keep(ANALYSED, joint)

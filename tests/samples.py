@@ -12,6 +12,7 @@ from typing import Any
 from meaning import Sample
 from samples_contract import CONTRACTIONS, NORMALISATIONS
 from samples_index import LOOKUPS
+from samples_kept import KEPT
 from samples_layers import ATTENTION, CREATION, CTC, LOSSES, RANDOM, RECURRENT, WINDOWS
 from samples_linalg import LINALG
 from samples_pointwise import POINTWISE
@@ -30,5 +31,5 @@ def by_operation(samples: tuple[Sample, ...]) -> dict[Any, tuple[Sample, ...]]:
 
 SAMPLES = by_operation((
     *POINTWISE, *VIEWS, *JOINS, *REDUCTIONS, *ALONG, *CONTRACTIONS, *NORMALISATIONS, *LOOKUPS, *WINDOWS, *ATTENTION,
-    *CREATION, *LINALG, *RANDOM, *LOSSES, *RECURRENT, *CTC, *WITHIN,
+    *CREATION, *LINALG, *RANDOM, *LOSSES, *RECURRENT, *CTC, *WITHIN, *KEPT,
 ))  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -178,3 +180,34 @@ def test_convolutional_network_trains_half_of_its_channels() -> None:
     private = dpcompile(model, loss=squares, passes=[PrePruning(0.5, granularity="channels")])
     pruned = [name for name, p in model.named_parameters() if p.dim() > 1 and not p.flatten(1).any(1).all()]
     assert pruned and private.program.selection is not None
+
+
+def test_copies_choose_by_themselves() -> None:
+    private = dpcompile(network(), loss=squares, passes=[PrePruning(0.3), GradientDropping(0.5, granularity="rows", seed=0)])
+    private(*images(3))
+    for copied in (copy.deepcopy(private), pickle.loads(pickle.dumps(private))):
+        assert torch.equal(mask_of(copied, "5.weight"), mask_of(private, "5.weight"))
+        before = mask_of(private, "5.weight").clone()
+        copied.reselect()
+        assert torch.equal(mask_of(private, "5.weight"), before) and not torch.equal(mask_of(copied, "5.weight"), before)
+        found = errors(copied(*images(3)), expect_parts(copied, squares, images(3), max_grad_norm=1.0))
+        assert max(found.values()) < TOLERANCE[torch.float64], found
+
+
+def test_the_drop_in_trains_the_same_parts() -> None:
+    private = dpcompile(network(), loss=squares, passes=[GradientDropping(0.5, granularity="rows", seed=0)], max_grad_norm=0.5)
+    module = private.as_module(loss_reduction="sum")
+    for _ in range(2):
+        private.model.zero_grad()
+        squares(module, *images(3)).sum().backward()
+        expected = expect_parts(private, squares, images(3), max_grad_norm=0.5)
+        for name, parameter in private.model.named_parameters():
+            assert parameter.grad is not None and torch.allclose(parameter.grad, expected.sums[name], atol=1e-12)
+        private.reselect()
+
+
+def test_the_report_says_what_is_saved() -> None:
+    private = dpcompile(mlp(8, 16, 4).double(), loss=squares, passes=[PrePruning(0.5, granularity="rows")])
+    private(torch.randn(3, 8, dtype=torch.float64))
+    assert "50% of the products of per-example gradients and 50% of their entries" in str(private.report())
+    assert private.verify(torch.randn(3, 8, dtype=torch.float64)).ok

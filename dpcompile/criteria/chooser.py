@@ -28,7 +28,7 @@ class Chooser:
         self.program, self.step, self.choices = program, 0, tuple(passes)
         self.parameters = parameters_of(program)
         self.released: Masks = {}
-        self.generators = {id(choice): generator_of(choice) for choice in passes}
+        self.generators = [generator_of(choice) for choice in passes]
         self.programs: list[Program] = []
         self.units = self.units_for(self.dropping) if self.dropping is not None else []
         self.left = self.pruned()
@@ -50,7 +50,7 @@ class Chooser:
     def state(self) -> dict[str, Any]:
         """Tensors and numbers for a checkpoint. Nothing in it is private that the weights are not."""
         masks = {name: self.selection.mask(name) for name in self.selection.layouts}
-        generators = [generator.get_state() for generator in self.generators.values()]
+        generators = [generator.get_state() for generator in self.generators]
         passes = [described(choice) for choice in self.choices]
         return {
             "passes": passes,
@@ -74,7 +74,7 @@ class Chooser:
             {name: tensor.to(device[name]) for name, tensor in state[kind].items()} for kind in ("left", "released", "masks")
         )
         self.step = state["step"]
-        for generator, saved in zip(self.generators.values(), state["generators"], strict=True):
+        for generator, saved in zip(self.generators, state["generators"], strict=True):
             generator.set_state(saved)
         self.selection = self.begun(masks)
         for program in self.programs:
@@ -110,7 +110,9 @@ class Chooser:
 
     def best(self, choice: Choice, units: Sequence[Units], rate: float, within: Mapping[str, Tensor]) -> Masks:
         """The masks of the units with the largest scores; the rate counts units of which anything is left `within`."""
-        known = Known(self.program, choice.public_batch, choice.example, self.released, self.generators[id(choice)])
+        known = Known(
+            self.program, choice.public_batch, choice.example, self.released, self.generators[self.choices.index(choice)]
+        )
         scores, eligible = choice.rule().scores(known), [layer.eligible(within) for layer in units]
         of_all = choice.rule().is_iterative  # its rate is of all units, however many the last iteration has left
         totals = [layer.count if of_all else int(those.sum()) for layer, those in zip(units, eligible, strict=True)]

@@ -3,18 +3,21 @@ examples."""
 
 from __future__ import annotations
 
-from dpcompile.ir.axis import Mixes, Shared
+from dpcompile.ir.axis import Constant, Mixes, Shared
 from dpcompile.kernels import kept_part
 from dpcompile.rules.families import linear_in
-from dpcompile.rules.rule import LAID, Result, Rule, Use
+from dpcompile.rules.rule import LAID, Result, Rule, Use, differing
 
 
 def choose(use: Use) -> Result:
     """Rows of an operand, away from the examples."""
     state, dim = use.state(use["x"]), use["dim"] % len(use.shape(use["x"]))
     told = [use.state(use[name]) for name in ("index", "valid") if use[name] is not None]
-    if isinstance(state, LAID) and state.dim != dim and all(isinstance(other, Shared) for other in told):
+    is_alike = all(isinstance(other, Shared) for other in told)
+    if isinstance(state, LAID) and state.dim != dim and is_alike:
         return state
+    if isinstance(state, Constant) and not use.has_batch(use.shape(use["x"])[dim]) and is_alike:
+        return differing(use, state, use.result_shape())
     raise Mixes("examples are chosen, or chosen by")
 
 

@@ -103,10 +103,8 @@ class PrivacyEngine:
         check_mode(grad_sample_mode, batch_first)
         check_names(compile_options, (PrivacyEngine.make_private, dpcompile))
         check_loader(data_loader, poisson_sampling)
-        private, session = as_private(module, max_grad_norm, clipping, compile_options), Session()
-        if private.chooser is not None:
-            check_dataset(public_tensors(private.chooser.choices), data_loader.dataset)
-        expected = divisor(expected_batch_size, data_loader)
+        private = as_private(module, max_grad_norm, clipping, compile_options, data_loader.dataset)
+        session, expected = Session(), divisor(expected_batch_size, data_loader)
         sampling = sampling_for(data_loader, expected, sample_rate, truncated_batch_size, poisson_sampling)
         draws = Draws(len(data_loader.dataset), self.accountant.countable(sampling), expected, self.seed)  # type: ignore[arg-type]
         loader = PrivateLoader(data_loader, session, draws, *physical_rows(physical_batch_size, pad_batches, expected, private))
@@ -180,8 +178,8 @@ class PrivacyEngine:
         return GeneratorNoise(None if self.seed is None else self.seed + 1, generator, device_of(private))
 
 
-def as_private(module: Any, max_grad_norm: float | None, clipping: Any, options: dict[str, Any]) -> PrivateModule:
-    """The compiled module: the given one, or one for the given model."""
+def as_private(module: Any, max_grad_norm: float | None, clipping: Any, options: dict[str, Any], dataset: Any) -> PrivateModule:
+    """The compiled module: the given one, or one for the given model; refuses public batches of examples of the dataset."""
     if not isinstance(module, nn.Module):
         raise InvalidInput(f"module must be a torch.nn.Module, got {type(module).__name__}")
     if isinstance(module, (PrivateDropIn, PrivateLoss)):
@@ -189,11 +187,13 @@ def as_private(module: Any, max_grad_norm: float | None, clipping: Any, options:
     if isinstance(clipping, AdaptiveQuantile):
         clipping = "flat"
     if not isinstance(module, PrivateModule):
-        return dpcompile(module, max_grad_norm=max_grad_norm, clipping=clipping, **options)
-    if options or clipping != "flat":
+        module = dpcompile(module, max_grad_norm=max_grad_norm, clipping=clipping, **options)
+    elif options or clipping != "flat":
         raise InvalidInput(f"{', '.join(options) or 'clipping'} belongs into the dpcompile(...) that made the module")
-    if max_grad_norm is not None:
+    elif max_grad_norm is not None:
         module.max_grad_norm = max_grad_norm
+    if module.chooser is not None:
+        check_dataset(public_tensors(module.chooser.choices), dataset)
     return module
 
 

@@ -51,6 +51,7 @@ NEVER_MIX = {
     "zero",
     "col2im",
     "lu_unpack",
+    "dpcompile::place_kept",
 }
 ALWAYS_REFUSED = {"_embedding_bag", "_embedding_bag_forward_only", "_weight_norm_interface"}
 

@@ -1,0 +1,70 @@
+"""Curves of the sweep: a panel for each measure, lines for the rates of dropping, error bars over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from benchmarks.dropping.sweep import CRITERIA, DROP, PRUNE
+
+COLORS = dict(zip(DROP, ("tab:blue", "tab:green", "tab:orange", "tab:red"), strict=True))
+
+
+def accuracies(document: Mapping[str, Any], task: str, stem: str) -> str:
+    """A panel for each criterion: held-out accuracy against the rate of pruning."""
+    figure, axes = plt.subplots(1, len(CRITERIA), figsize=(13, 3.6), layout="constrained", sharey=True)
+    for axis, criterion in zip(axes, CRITERIA, strict=True):
+        for drop in DROP:
+            rows = [found(document, task, criterion, "weights", prune, drop) for prune in PRUNE]
+            known = [(prune, row["accuracy"]) for prune, row in zip(PRUNE, rows, strict=True) if row is not None]
+            if known:
+                means, spreads = [value[0] for _, value in known], [value[1] for _, value in known]
+                axis.errorbar([p for p, _ in known], means, yerr=spreads, color=COLORS[drop], marker="o", markersize=3,
+                              capsize=2, label=f"{drop:.0%} dropped")  # fmt: skip
+        axis.set_title(f"pruned by {criterion}", fontsize=9)
+        axis.set_xlabel("share pruned", fontsize=8)
+        axis.grid(True, alpha=0.3)
+    axes[0].set_ylabel("held-out accuracy")
+    axes[0].legend(fontsize=7)
+    figure.suptitle(f"{task}: accuracy at epsilon 3, mean and standard deviation over seeds", fontsize=10)
+    figure.savefig(f"{stem}-{task}-accuracy.svg")
+    plt.close(figure)
+    return f"{stem}-{task}-accuracy.svg"
+
+
+def costs(document: Mapping[str, Any], task: str, stem: str) -> str:
+    """Time, memory and noise against the share pruned, for rows (lines) and single weights (dashes)."""
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
+    panels = (("step_ms", "ms per step"), ("bytes", "peak MB"), ("kept", "noise energy, share"))
+    for axis, (measure, label) in zip(axes, panels, strict=True):
+        for granularity, style in (("rows", "-"), ("weights", "--")):
+            for drop in DROP:
+                rows = [found(document, task, "magnitude", granularity, prune, drop) for prune in PRUNE]
+                known = [(prune, row[measure]) for prune, row in zip(PRUNE, rows, strict=True) if row is not None]
+                scale = 1e-6 if measure == "bytes" else 1.0
+                axis.plot([p for p, _ in known], [scale * value[0] for _, value in known], style, color=COLORS[drop], marker="o",
+                          markersize=3, label=f"{granularity}, {drop:.0%} dropped")  # fmt: skip
+        axis.set_xlabel("share pruned", fontsize=8)
+        axis.set_ylabel(label, fontsize=8)
+        axis.set_ylim(bottom=0)
+        axis.grid(True, alpha=0.3)
+    axes[0].legend(fontsize=6)
+    figure.suptitle(f"{task}: what a step costs; rows are cut out of its operands, single weights are zeroed", fontsize=10)
+    figure.savefig(f"{stem}-{task}-cost.svg")
+    plt.close(figure)
+    return f"{stem}-{task}-cost.svg"
+
+
+def found(document: Mapping[str, Any], task: str, criterion: str, granularity: str, prune: float, drop: float) -> Any:
+    """One point's {measure: (mean, standard deviation)}, None if it was not measured."""
+    return document["points"].get(key(task, criterion, granularity, prune, drop))
+
+
+def key(task: str, criterion: str, granularity: str, prune: float, drop: float) -> str:
+    """How a point is called in the results."""
+    return f"{task} {criterion} {granularity} prune {prune:g} drop {drop:g}"

@@ -1,0 +1,101 @@
+"""One training at given rates: accuracy on held-out data, time of a step, peak memory, energy of the noise."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from benchmarks.dropping.tasks import TASKS, Task
+from benchmarks.measure import peak_bytes
+from dpcompile import GradientDropping, PrePruning, dpcompile
+from dpcompile.training import PrivacyEngine, noise_multiplier_for
+from dpcompile.training.release import Poisson
+
+PRUNE, DROP = (0.0, 0.3, 0.5, 0.7, 0.9), (0.0, 0.5, 0.7, 0.9)
+CRITERIA = ("random", "magnitude", "snip", "synflow")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A point of the sweep. criterion: of pruning; gradients are dropped at random, or by magnitude where pruning is."""
+
+    task: str
+    criterion: str
+    granularity: str
+    prune: float
+    drop: float
+
+    def passes(self, seed: int) -> list[PrePruning | GradientDropping]:
+        """What is given to make_private; nothing for rates of zero."""
+        task = TASKS[self.task]
+        _, public, _ = task.parts()
+        chosen = task.hidden if self.granularity == "rows" else ()
+        given = {"public_batch": public, "example": public[:1], "seed": seed, "parameters": chosen}
+        pruning = PrePruning(self.prune, self.criterion, self.granularity, **given)
+        criterion = "magnitude" if self.criterion == "magnitude" else "random"
+        dropping = GradientDropping(self.drop, criterion, self.granularity, parameters=chosen, seed=seed)
+        return [*([pruning] if self.prune else []), *([dropping] if self.drop else [])]
+
+
+@cache
+def noise_of(task: Task) -> float:
+    """The noise multiplier for the task's epsilon, which no rate changes."""
+    sampling = Poisson(task.batch_size / task.train)
+    steps = task.epochs * round(task.train / task.batch_size)
+    return noise_multiplier_for(task.target_epsilon, task.target_delta, sampling, steps, "pld")
+
+
+def compiled(setting: Setting, seed: int) -> Any:
+    """The module of one training, its weights and masks from the seed."""
+    task = TASKS[setting.task]
+    torch.manual_seed(seed)
+    return dpcompile(task.make(), loss=nn.CrossEntropyLoss(), max_grad_norm=task.max_grad_norm, passes=setting.passes(seed))
+
+
+def trained(setting: Setting, seed: int) -> dict[str, float]:
+    """{"accuracy", "step_ms", "kept"}: held-out accuracy, the median step with noise and update, the share of entries trained."""
+    task = TASKS[setting.task]
+    private, (inputs, classes), held_out = compiled(setting, seed), task.parts()[0], task.parts()[2]
+    optimizer = torch.optim.SGD(private.model.parameters(), lr=task.learning_rate, momentum=0.9)
+    loader = DataLoader(TensorDataset(inputs, classes), batch_size=task.batch_size)
+    module, noisy, batches = PrivacyEngine(seed=seed).make_private(
+        module=private, optimizer=optimizer, data_loader=loader, noise_multiplier=noise_of(task)
+    )
+    times = []
+    for _ in range(task.epochs):
+        for x, y in batches:
+            start = time.perf_counter()
+            module(x, y)
+            noisy.step()
+            times.append(time.perf_counter() - start)
+    with torch.no_grad():
+        right = (private.model(held_out[0]).argmax(1) == held_out[1]).float().mean()
+    return {"accuracy": float(right), "step_ms": 1e3 * statistics.median(times[2:]), "kept": kept_share(private)}
+
+
+def kept_share(private: Any) -> float:
+    """The share of the entries that get noise, whose energy is in proportion."""
+    selection, kept, total = private.program.selection, 0, 0
+    for name, parameter in private.trainable():
+        mask = None if selection is None else selection.mask(name)
+        kept, total = kept + (parameter.numel() if mask is None else int(mask.sum())), total + parameter.numel()
+    return kept / total
+
+
+def memory(setting: Setting) -> int:
+    """Peak bytes of a warm step on a whole expected batch, beyond model and batch."""
+    task = TASKS[setting.task]
+    inputs, classes = (tensor[: task.batch_size].clone() for tensor in task.parts()[0])
+
+    def make() -> Any:
+        private = compiled(setting, 0)
+        return lambda: private(inputs, classes).grads
+
+    return peak_bytes(partial(make), "cpu")
