@@ -37,7 +37,7 @@ class Setting:
         task = TASKS[self.task]
         _, public, _ = task.parts()
         chosen = task.hidden if self.granularity == "rows" else ()
-        given = {"public_batch": public, "example": public[:1], "seed": seed, "parameters": chosen}
+        given: dict[str, Any] = {"public_batch": public, "example": public[:1], "seed": seed, "parameters": chosen}
         pruning = PrePruning(self.prune, self.criterion, self.granularity, **given)
         criterion = "magnitude" if self.criterion == "magnitude" else "random"
         dropping = GradientDropping(self.drop, criterion, self.granularity, parameters=chosen, seed=seed)

@@ -18,7 +18,8 @@ Pair = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Task:
-    """A training. hidden: the weights of which rows may be taken, all but those of the classes. batch_size: the expected one; load() -> images f32[N, 1, side, side] in [0, 1] and classes i64[N], shuffled.
+    """A training. hidden: the parameters of which rows may be taken, all but those of the classes. batch_size: the expected one.
+    load() -> images f32[N, 1, side, side] in [0, 1] and classes i64[N], shuffled.
 
     Settings were found on the digits' own training part without pruning, and are the same for every rate.
     """
