@@ -56,7 +56,7 @@ def synchronize(device: str) -> None:
 def interleaved(steps: Mapping[str, tuple[Step, int]], rounds: int, device: str) -> dict[str, list[float]]:
     """Seconds of every step in every round; steps: {name: (step, threads)}."""
     samples: dict[str, list[float]] = {name: [] for name in steps}
-    names = list(steps)
+    names, before = list(steps), torch.get_num_threads()
     for number in range(rounds):
         shift = number % len(names)
         for name in names[shift:] + names[:shift]:
@@ -66,6 +66,7 @@ def interleaved(steps: Mapping[str, tuple[Step, int]], rounds: int, device: str)
             first = seconds_of(step, threads, device)  # untimed: caches and the allocator as this method's own steps leave them
             long = [first] if first > LONG_SECONDS else []
             samples[name] += long or [seconds_of(step, threads, device) for _ in range(repeats(first))]
+    torch.set_num_threads(before)
     return samples
 
 

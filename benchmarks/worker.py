@@ -118,9 +118,13 @@ def checked(step: Step, is_private: bool, reference: Reference) -> float:
 @contextmanager
 def on_threads(count: int) -> Iterator[None]:
     """Run and generate code for this many threads."""
+    before = torch.get_num_threads()
     torch.set_num_threads(count)
-    with inductor_config.patch({"cpp.threads": count}):
-        yield
+    try:
+        with inductor_config.patch({"cpp.threads": count}):
+            yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

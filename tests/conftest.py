@@ -29,7 +29,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(autouse=True)
 def seed() -> int:
-    """Start every test from the same random state, whatever ran before it."""
+    """Start every test from the same random state and with one thread, whatever ran before it."""
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     return 0
 

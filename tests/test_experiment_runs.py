@@ -19,6 +19,7 @@ from benchmarks.experiments.lee_kifer import reaches
 from benchmarks.experiments.rochette import CLAIMS as ROCHETTE
 from benchmarks.experiments.table import judged, markdown
 from benchmarks.worker import Options
+from dpcompile.measure.cache import path_for
 
 METHODS = ("ordinary eager", "dpcompile eager")
 CASE = Case("two pixels", lambda: nn.Sequential(nn.Flatten(), nn.Linear(2, 10)), floats(2), per_class, 3, 1.0)
@@ -37,7 +38,22 @@ def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     monkeypatch.setattr(runs, "measure_time", times)
     monkeypatch.setattr(runs, "peak_bytes", lambda make, device: 7)
     monkeypatch.setattr(runs, "RESULTS", tmp_path)
+    monkeypatch.setattr(runs, "run_calibration", lambda seconds, device: None)
     return names
+
+
+def test_the_machine_is_calibrated_once_for_each_number_of_threads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def calibrate(seconds: float, device: str) -> None:
+        seen.append(torch.get_num_threads())
+        path_for(torch.device(device)).write_text("{}", encoding="ascii")
+
+    monkeypatch.setattr(runs, "run_calibration", calibrate)
+    monkeypatch.setenv("DPCOMPILE_CACHE", str(tmp_path))
+    for _ in range(2):
+        runs.calibrated((1, 2), "cpu")
+    assert seen == [1, 2] and torch.get_num_threads() == 1
 
 
 def of_two(methods: tuple[str, ...] = METHODS) -> Experiment:
