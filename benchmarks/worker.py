@@ -72,13 +72,18 @@ def measure_time(case: Case, options: Options) -> dict[str, Any]:
             steps[name] = prepare(case, name, reference, options, results[name])
             say(f"  {name}: error {results[name]['error']:.0e}, threads {steps[name][1]}")
         except Exception as failure:  # whatever a peer raises is its result, not ours
-            lines = str(failure).strip().splitlines() or [""]
-            results[name]["failure"] = f"{type(failure).__name__}: {lines[0]}"[:200]
+            results[name]["failure"] = text_of(failure)
             say(f"  {name}: n/a, {results[name]['failure']}")
     again = {name + AGAIN: steps[name] for name in steps if not ALL_METHODS[name].is_private}
     for name, samples in interleaved(steps | again, options.rounds, options.device).items():
         results.setdefault(name, {"threads": (steps | again)[name][1]}).update(summary(samples))
     return {"methods": results, "share_clipped": reference.share_clipped}
+
+
+def text_of(failure: Exception) -> str:
+    """A failure as results hold it: its type and first line."""
+    first, *_ = str(failure).strip().splitlines() or [""]
+    return f"{type(failure).__name__}: {first}"[:200]
 
 
 def prepare(case: Case, name: str, reference: Reference, options: Options, result: dict[str, Any]) -> tuple[Step, int]:

@@ -147,11 +147,11 @@ def analysed(program: Program, batch: Batch, recorder: Recorder, check_examples:
     states = example_axis(joint)
     if check_examples:
         check_independence(joint, states, program, batch)
-    if program.selection is not None:
-        whole = gradient_work(find_sites(joint, states)[0])
-        states = select_parts(joint, states, program.selection, recorder)
-        joint.notes.append(savings(whole, gradient_work(find_sites(joint, states)[0])))
     sites, unused = find_sites(joint, states)
+    if program.selection is not None:
+        whole, states = gradient_work(sites), select_parts(joint, states, program.selection, recorder)
+        sites, unused = find_sites(joint, states)
+        joint.notes.append(savings(whole, gradient_work(sites)))
     cuts = find_cuts(joint, states, sites)
     recorder.keep(ANALYSED, joint)
     return Analysed(joint, tuple(sites), cuts, tuple(unused), evidence(joint, states, batch, check_examples))

@@ -75,6 +75,14 @@ def test_the_readmes_private_training_runs() -> None:
     assert 7.5 < engine.get_epsilon(1e-3) <= 8.0
 
 
+def test_the_readmes_pruning_runs() -> None:
+    found = re.search(r"### Pruning and gradient dropping\n.*?```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    assert found is not None
+    names = run(found[1], "pruning.py")
+    rows = names["model"][0].weight.any(1)
+    assert int(rows.sum()) == 128 and not names["step"].grads["0.weight"][~rows].any()
+
+
 def outputs() -> dict[str, str]:
     """The blocks that the README marks with `<!-- output: NAME -->`."""
     private = quickstart()["private"]

@@ -17,6 +17,7 @@ from benchmarks.dropping.plot import accuracies, costs, key
 from benchmarks.dropping.step_cost import CUTS, measured
 from benchmarks.dropping.sweep import CRITERIA, DROP, PRUNE, Setting, memory, trained
 from benchmarks.dropping.tasks import TASKS
+from benchmarks.experiments.run import earlier
 from benchmarks.run import RESULTS, describe_machine
 
 MEASURES = ("accuracy", "step_ms", "kept")
@@ -54,16 +55,14 @@ def main(
     machine = describe_machine("cpu")
     target = RESULTS / f"dropping-{machine['name']}.json"
     head = {"machine": machine, "seeds": seeds}
-    document: dict[str, Any] = json.loads(target.read_text(encoding="ascii")) if target.exists() else {}
-    if {k: document.get(k) for k in head} != head:
-        document = {**head, "points": {}, "steps": {}}
+    document = earlier(target, head)
     names = [name for name in TASKS if not task or name in task]
     for setting in tqdm([s for name in names for s in settings(name)]):
         name = key(setting.task, setting.criterion, setting.granularity, setting.prune, setting.drop)
         if name not in document["points"]:
             document["points"][name] = measure(setting, seeds)
             write(target, document)
-    document["steps"] |= {name: measured(name, rounds, 1) for name in CUTS if name not in document["steps"]}
+    document["extras"] |= {name: measured(name, rounds, 1) for name in CUTS if name not in document["extras"]}
     write(target, document)
     stem = str(target.with_suffix(""))
     for name in names:

@@ -17,7 +17,7 @@ from benchmarks.cases import OURS, Case
 from benchmarks.experiments.experiment import Extra
 from benchmarks.measure import peak_bytes
 from benchmarks.methods import ALL_METHODS
-from benchmarks.worker import Options, at_most, say
+from benchmarks.worker import Options, at_most, say, text_of
 
 METHODS = ("ordinary eager", "dpcompile eager", "bookkeep" + OURS, "ghost" + OURS, "Opacus hooks", "Opacus ghost")
 CPU_BUDGET, GPU_SHARE = 2**29, 0.9
@@ -89,7 +89,7 @@ def tried(case: Case, method: str, options: Options, budget: float) -> Any:
     try:
         return largest(partial(peak_of, case, method, options), budget)
     except Exception as failure:  # whatever a peer raises is its result
-        return f"{type(failure).__name__}: {str(failure).splitlines()[0] if str(failure) else ''}"[:120]
+        return text_of(failure)
 
 
 def ratio(row: Mapping[str, Any], method: str) -> float:

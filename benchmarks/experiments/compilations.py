@@ -19,7 +19,7 @@ import dpcompile.module
 from benchmarks.cases import MAX_GRAD_NORM, Case
 from benchmarks.experiments.experiment import Extra
 from benchmarks.peers import vmap_function
-from benchmarks.worker import Options, at_most, say
+from benchmarks.worker import Options, at_most, say, text_of
 from dpcompile import dpcompile as compile_private
 from dpcompile import torch_private
 
@@ -97,7 +97,7 @@ def counted(case: Case, make: Make, options: Options) -> dict[str, Any]:
             for size in sizes:
                 step(inputs[:size].to(options.device), targets[:size].to(options.device))
     except Exception as failure:  # whatever a peer raises is its result
-        return {"failure": f"{type(failure).__name__}: {str(failure).splitlines()[0] if str(failure) else ''}"[:120]}
+        return {"failure": text_of(failure)}
     return {"compilations": number, "seconds": inside, "sizes": len(set(sizes))}
 
 

@@ -28,7 +28,7 @@ from benchmarks.measure import peak_bytes
 from benchmarks.methods import ALL_METHODS
 from benchmarks.protocol import products_in
 from benchmarks.run import CORES, RESULTS, describe_machine
-from benchmarks.worker import Options, at_most, measure_time, on_threads
+from benchmarks.worker import Options, at_most, measure_time, on_threads, text_of
 from dpcompile.measure.cache import VARIABLE, path_for
 from dpcompile.measure.show import run_calibration
 
@@ -116,7 +116,7 @@ def add_memory(methods: dict[str, dict[str, Any]], case: Case, options: Options)
                 with on_threads(1), at_most(options.limit_seconds):
                     row["bytes"] = peak_bytes(make, options.device)
             except Exception as failure:  # no memory left, or no time: whatever a method raises is its result
-                row["memory_failure"] = f"{type(failure).__name__}: {failure}"[:200]
+                row["memory_failure"] = text_of(failure)
 
 
 def earlier(target: Path, head: dict[str, Any]) -> dict[str, Any]:

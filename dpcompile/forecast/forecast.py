@@ -211,8 +211,8 @@ class Outlook:
 def least_chunk() -> int:
     """The fewest examples of a chunk for speed: several threads share the examples, and wait for each other over a few.
 
-    Measured on networks of the first paper with two threads: one example at a time 1.3 to 1.8 times the whole batch, two at a
-    time 1.0 to 1.2, where one thread takes 0.8 to 1.0.
+    Measured on networks of the first paper with two threads, on a machine that was not quiet: one example at a time 1.3 to 1.8
+    times the whole batch, two at a time 1.0 to 1.2, where one thread takes 0.8 to 1.0 in the chunks that are planned for it.
     """
     threads = torch.get_num_threads()
     return 1 if threads == 1 else PER_THREAD * threads

@@ -20,10 +20,14 @@ def only_example(gradient: Tensor, losses: Tensor) -> Tensor:
 
     Raises InvalidInput for any other B, where the gradient is a sum over examples.
     """
-    size = losses.shape[0]
-    if size != 1:
-        raise InvalidInput(f"a step for one example at a time got {size} examples")
+    check_alone(losses)
     return widen(gradient).unsqueeze(0)
+
+
+def check_alone(losses: Tensor) -> None:
+    """Refuse a batch of none or several examples."""
+    if losses.shape[0] != 1:
+        raise InvalidInput(f"a step for one example at a time got {losses.shape[0]} examples")
 
 
 def only_example_traceable(gradient: Tensor, losses: Tensor) -> Tensor:
@@ -36,8 +40,7 @@ def total_square(gradients: Sequence[Tensor], losses: Tensor) -> Tensor:
 
     Raises InvalidInput for any other B. Rounding is that of `reduction.sqnorm`.
     """
-    for gradient in gradients[:1]:
-        only_example(gradient, losses)
+    check_alone(losses)
     return square_of_all(gradients).reshape(1)
 
 
