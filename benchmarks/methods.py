@@ -87,8 +87,10 @@ METHODS = {
 }
 """What is measured unless something else is asked for."""
 
-LITERATURE = {name + OURS: Method(dpcompile_on("eager", name)) for name in PAPERS} | {"careful loop": Method(careful_loop)}
-"""The methods of the founding papers in this compiler, and the loop that "naive" is measured against; by name only."""
+LITERATURE = {name + OURS: Method(dpcompile_on("eager", name)) for name in (*PAPERS, "autotune")} | {
+    "careful loop": Method(careful_loop)
+}
+"""The methods of the founding papers in this compiler, its own measured choice, and the loop that "naive" is measured against."""
 
 OTHERS = {"Opacus functorch": Method(peers.opacus_functorch), "BackPACK": Method(peers.backpack_gradients)}
 """Peers that `make bench` leaves out and the papers' experiments take in."""

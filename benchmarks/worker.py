@@ -22,7 +22,7 @@ import torch._dynamo.config as dynamo_config
 import torch._inductor.config as inductor_config
 
 from benchmarks.cases import AGAIN, CASES, Case
-from benchmarks.measure import Step, interleaved, peak_bytes, summary
+from benchmarks.measure import LONG_SECONDS, Step, interleaved, peak_bytes, seconds_of, summary
 from benchmarks.methods import ALL_METHODS
 from benchmarks.protocol import as_published, products_in
 from benchmarks.reference import Reference, largest_error, make_reference
@@ -90,7 +90,7 @@ def prepare(case: Case, name: str, reference: Reference, options: Options, resul
     """Make and check a step per thread count and keep the faster; generated code fixes its thread count."""
     tried: dict[str, tuple[Step, int]] = {}
     method = ALL_METHODS[name]
-    for threads in options.threads:
+    for threads in sorted(options.threads, reverse=True):  # a step of many seconds is tried with all threads alone
         with on_threads(threads), at_most(options.limit_seconds):
             model, (x, y) = case.model(options.device), case.batch(options.device)
             step = method.make(case, model, x, y)
@@ -101,6 +101,8 @@ def prepare(case: Case, name: str, reference: Reference, options: Options, resul
             if case.as_published:
                 step = as_published(step, case, model, x, y, method.is_private)
             tried[str(threads)] = step, threads
+            if seconds_of(step, threads, options.device) > LONG_SECONDS:
+                break
     best, result["threads"] = tried[fastest(tried, options.device)]
     return best, result["threads"]
 

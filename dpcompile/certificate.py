@@ -15,6 +15,7 @@ not when one is added.
     without_gradient  trainable parameters that no loss depends on; frozen: parameters and buffers that are not trained
     checks            name, whether it passed (null: switched off), and what was done
     assumptions       what the verdict takes for granted
+    selection         which parts are trained: the passes in words, and per parameter how its part is told (null without passes)
     clipping          kind, formula of the factor, and per group (one for kinds with one factor) parameters and clip norm
     sensitivity       of `grads`: l2, under which relation of neighbours, and the slack of rounding relative to l2
 """
@@ -24,7 +25,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -64,6 +65,7 @@ class Certificate:
         counts = ", ".join(f"{name} {count}x" for name, count in found["operations"].items())
         bound = found["sensitivity"]
         lines = [f"certificate ({made})", f"verdict: {found['verdict']}"]
+        lines += [f"trained in part: {text}" for text in (found["selection"] or {"passes": ()})["passes"]]
         lines += [f"clipping: {found['clipping']['kind']}, {found['clipping']['formula']}"]
         lines += [f"sensitivity of {bound['of']}: {bound['l2']:g} in L2, {bound['neighbours']}, slack {bound['slack']:g}"]
         lines += [f"check {check['name']}: {words(check['passed'])}; {check['detail']}" for check in found["checks"]]
@@ -80,9 +82,15 @@ def words(passed: bool | None) -> str:
     return "switched off" if passed is None else "passed" if passed else "FAILED"
 
 
-def certificate(compiled: Compiled, max_grad_norm: float, assumed: Sequence[str] = ()) -> Certificate:
-    """The certificate of a compiled step; `assumed` are further assumptions of the caller."""
+def certificate(
+    compiled: Compiled, max_grad_norm: float, assumed: Sequence[str] = (), chosen: Mapping[str, Any] | None = None
+) -> Certificate:
+    """The certificate of a compiled step; `assumed` are further assumptions of the caller.
+
+    chosen: {"passes", "parts", "assumptions"} of what is trained of the parameters, None if all of it is.
+    """
     facts = compiled.evidence
+    selected = () if chosen is None else chosen["assumptions"]
     return Certificate(
         {
             "schema": SCHEMA,
@@ -96,7 +104,8 @@ def certificate(compiled: Compiled, max_grad_norm: float, assumed: Sequence[str]
             "without_gradient": list(compiled.unused),
             "frozen": list(facts.frozen),
             "checks": checks(compiled.stages, facts),
-            "assumptions": [*assumptions(facts), *assumed],
+            "assumptions": [*assumptions(facts), *selected, *assumed],
+            "selection": None if chosen is None else {name: chosen[name] for name in ("passes", "parts")},
             "clipping": compiled.outlook.source.rule.document(names_of(compiled), max_grad_norm),
             "sensitivity": {
                 "l2": max_grad_norm,

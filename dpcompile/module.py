@@ -18,7 +18,7 @@ from dpcompile.clip.rule import Rule, kind_of, rule_of
 from dpcompile.cost.hardware import Hardware
 from dpcompile.cotangents import cotangent_losses
 from dpcompile.criteria.choices import Choice
-from dpcompile.criteria.chooser import check_apart, chooser_of
+from dpcompile.criteria.chooser import before_step, chooser_of
 from dpcompile.drop_in import DropIn, Pending
 from dpcompile.forecast.forecast import bytes_of
 from dpcompile.guards import Traces, guard_key
@@ -121,7 +121,7 @@ class PrivateModule(nn.Module):
         """One private step on a batch; `mask` bool[B] says which examples count (all by default)."""
         flat = flatten_batch(batch, kwargs, self.batch_dim)
         counted = checked_mask(mask, flat)
-        check_apart(self.chooser, flat.tensors)
+        before_step(self.chooser, flat.tensors)
         if flat.size == 0:
             return self.empty_step(flat)
         return self.run(self.compiled(flat), flat, counted)
@@ -231,7 +231,7 @@ class PrivateModule(nn.Module):
 
     def certificate(self, assumed: tuple[str, ...] = ()) -> Certificate:
         """What was shown of the latest step, by which checks, and what was assumed (`assumed` too); text, or `.json()`."""
-        return certificate(self.ready(), self.sensitivity(), assumed)
+        return certificate(self.ready(), self.sensitivity(), assumed, None if self.chooser is None else self.chooser.document())
 
     def print_readable(self, print_output: bool = True) -> str:
         """The rewritten graph as text, grouped by module; printed unless print_output is False."""

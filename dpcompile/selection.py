@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from dpcompile.ir.errors import InvalidInput
 
+KINDS = ("index", "valid", "mask")
+"""What is told of a parameter."""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -47,12 +50,20 @@ class Selection(nn.Module):
             self.register_buffer(held("mask", name), kept(parameter.shape, dtype=torch.bool, device=parameter.device))
 
     def told(self, kind: str, name: str) -> Tensor | None:
-        """A buffer: "index" i64[capacity], "valid" bool[capacity], "mask" bool[*shape]."""
+        """A buffer, by one of KINDS: "index" i64[capacity], "valid" bool[capacity], "mask" bool[*shape]."""
         return self._buffers.get(held(kind, name))
 
     def mask(self, name: str) -> Tensor | None:
         """bool[*shape]: which entries of a parameter are trained; None: all."""
         return self.told("mask", name)
+
+    def follow(self, parameters: Mapping[str, Tensor]) -> None:
+        """Move what is told of a parameter to where the parameter is now."""
+        for name in self.layouts:
+            for kind in KINDS:
+                told = self.told(kind, name)
+                if told is not None and told.device != parameters[name].device:
+                    self._buffers[held(kind, name)] = told.to(parameters[name].device)
 
     @torch.no_grad()
     def select(self, masks: Mapping[str, Tensor]) -> None:

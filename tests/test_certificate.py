@@ -14,12 +14,12 @@ from zoo_case import squares
 from zoo_layers import Using
 from zoo_networks import mlp
 
-from dpcompile import InvalidInput, dpcompile
+from dpcompile import GradientDropping, InvalidInput, PrePruning, dpcompile
 from dpcompile.analysis import independence
 
 FIELDS = {
     "schema", "version", "made_with", "verdict", "graph", "operations", "on_shared_values", "parameters", "without_gradient",
-    "frozen", "checks", "assumptions", "clipping", "sensitivity",
+    "frozen", "checks", "assumptions", "clipping", "selection", "sensitivity",
 }  # fmt: skip
 
 
@@ -48,6 +48,20 @@ def test_text_says_what_the_json_says() -> None:
     text, found = str(private.certificate()), document(private)
     assert found["verdict"] in text and all(line in text for line in found["assumptions"])
     assert all(name in text for name in found["operations"]) and "0.25 in L2" in text
+
+
+def test_what_is_trained_in_part_is_told_with_what_it_takes_for_granted() -> None:
+    assert document(compiled())["selection"] is None
+    public = torch.randn(2, 3), torch.randint(0, 2, (2,))
+    pruning = PrePruning(0.5, "snip", "rows", public_batch=public, parameters=["0.weight"])
+    private = compiled(passes=[pruning, GradientDropping(0.5, "random", parameters=["2.weight"])])
+    found = document(private)
+    selection, assumed = found["selection"], [text for text in found["assumptions"] if "PrePruning" in text or "Gradient" in text]
+    assert set(selection["parts"]) == {"0.weight", "0.bias", "2.weight"} and (selection["parts"]["0.weight"]["dim"]) == 0
+    capacity = int(private.program.selection.mask("0.weight").any(1).sum())
+    assert selection["parts"]["0.weight"]["capacity"] == capacity and selection["parts"]["2.weight"]["entries"]
+    assert len(assumed) == 2 and "public_batch" in assumed[0] and "weights" in assumed[1], "of snip; random numbers need nothing"
+    assert all(text in str(private.certificate()) for text in (*selection["passes"], *assumed))
 
 
 def test_operations_are_those_of_the_captured_graph() -> None:

@@ -79,6 +79,21 @@ def test_claims_are_judged_on_the_points_that_they_name() -> None:
     assert "- multi at VGG-16: MemoryError: no memory" in markdown(experiment, found)
 
 
+def test_peak_memory_is_in_the_table_where_it_was_measured() -> None:
+    experiment = EXPERIMENTS["lee-kifer"]
+    found = document({"MLP B16": {"naive": 2.0, "auto": 1.0}, "CNN B16": {"naive": 2.0}}, ("naive", "auto"))
+    assert "peak MB" not in markdown(experiment, {**found, "claims": []})
+    found["points"]["MLP B16"]["methods"]["auto"]["bytes"] = 12_340_000
+    lines = [line for line in markdown(experiment, {**found, "claims": []}).splitlines() if "12.3" in line or "peak MB" in line]
+    assert lines == ["| peak MB of a step | naive | auto |", "| MLP B16 | n/a | 12.3 |"]
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=lambda e: e.name)
+def test_a_plot_of_peers_alone_is_drawn(experiment: Any, tmp_path: Any) -> None:
+    found = document({key: {"Opacus hooks": 2.0} for key in experiment.points("small")}, ("Opacus hooks",))
+    assert experiment.draw(found, str(tmp_path / "plot"))
+
+
 @pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=lambda e: e.name)
 def test_nothing_is_claimed_of_points_that_are_not_measured(experiment: Any) -> None:
     assert judged(experiment, document({}, experiment.methods)) == []

@@ -10,7 +10,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from benchmarks.dropping.sweep import CRITERIA, DROP, PRUNE
+from benchmarks.dropping.sweep import CRITERIA, DROP, PRUNE, Setting
 
 COLORS = dict(zip(DROP, ("tab:blue", "tab:green", "tab:orange", "tab:red"), strict=True))
 
@@ -44,15 +44,17 @@ def costs(document: Mapping[str, Any], task: str, stem: str) -> str:
     for axis, (measure, label) in zip(axes, panels, strict=True):
         for granularity, style in (("rows", "-"), ("weights", "--")):
             for drop in DROP:
-                rows = [found(document, task, "magnitude", granularity, prune, drop) for prune in PRUNE]
-                known = [(prune, row[measure]) for prune, row in zip(PRUNE, rows, strict=True) if row is not None]
-                scale = 1e-6 if measure == "bytes" else 1.0
-                axis.plot([p for p, _ in known], [scale * value[0] for _, value in known], style, color=COLORS[drop], marker="o",
+                values = [cost(document, Setting(task, "magnitude", granularity, prune, drop), measure) for prune in PRUNE]
+                known = [(prune, value) for prune, value in zip(PRUNE, values, strict=True) if value is not None]
+                axis.plot([p for p, _ in known], [value for _, value in known], style, color=COLORS[drop], marker="o",
                           markersize=3, label=f"{granularity}, {drop:.0%} dropped")  # fmt: skip
         axis.set_xlabel("share pruned", fontsize=8)
         axis.set_ylabel(label, fontsize=8)
         axis.set_ylim(bottom=0)
         axis.grid(True, alpha=0.3)
+    ordinary = document["extras"].get(f"steps {task}", {}).get("ordinary", {}).get("step_ms")
+    if ordinary is not None:
+        axes[0].axhline(ordinary, color="0.5", linestyle=":", label="ordinary training")
     axes[0].legend(fontsize=6)
     figure.suptitle(f"{task}: what a step costs; rows are cut out of its operands, single weights are zeroed", fontsize=10)
     figure.savefig(f"{stem}-{task}-cost.svg")
@@ -60,11 +62,15 @@ def costs(document: Mapping[str, Any], task: str, stem: str) -> str:
     return f"{stem}-{task}-cost.svg"
 
 
+def cost(document: Mapping[str, Any], setting: Setting, measure: str) -> float | None:
+    """What a setting's step costs: "kept" is of its trainings, the rest of its timed steps."""
+    if measure == "kept":
+        pair = document["points"].get(setting.key, {}).get("kept")
+        return None if pair is None else pair[0]
+    value = document["extras"].get(f"steps {setting.task}", {}).get(setting.key, {}).get(measure)
+    return None if value is None else value * (1e-6 if measure == "bytes" else 1.0)
+
+
 def found(document: Mapping[str, Any], task: str, criterion: str, granularity: str, prune: float, drop: float) -> Any:
     """One point's {measure: (mean, standard deviation)}, None if it was not measured."""
-    return document["points"].get(key(task, criterion, granularity, prune, drop))
-
-
-def key(task: str, criterion: str, granularity: str, prune: float, drop: float) -> str:
-    """How a point is called in the results."""
-    return f"{task} {criterion} {granularity} prune {prune:g} drop {drop:g}"
+    return document["points"].get(Setting(task, criterion, granularity, prune, drop).key)

@@ -22,7 +22,7 @@ from benchmarks.experiments.compilations import compilations
 from benchmarks.experiments.experiment import PEERS, Claim, Experiment, Medians, measured
 
 METHODS = ("ordinary eager", "ordinary inductor", "dpcompile eager", "dpcompile inductor", "ghost" + OURS, "bookkeep" + OURS,
-           *PEERS)  # fmt: skip
+           "autotune" + OURS, *PEERS)  # fmt: skip
 SMALL = ("ViT-Tiny", "ViT-Small", "BiT-R50x1")
 BFLOAT16_TOLERANCE = 0.1
 """Products of bfloat16 operands, in units of one example's contribution; float32 is held to the usual bound."""

@@ -25,7 +25,7 @@ LEAST, MOST = 54, 94
 Make = Callable[[], nn.Module]
 Draw = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
 PAPERS = ("naive", "reweight", "ghost", "bookkeep")
-METHODS = ("ordinary eager", "careful loop", *(name + OURS for name in PAPERS), *PEERS, "dpcompile eager")
+METHODS = ("ordinary eager", "careful loop", *(name + OURS for name in PAPERS), *PEERS, "autotune" + OURS, "dpcompile eager")
 
 
 def texts(length: int, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

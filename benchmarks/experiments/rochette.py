@@ -26,7 +26,7 @@ BATCHES = {"small": (3, 5, 7, 9, 12, 15, 32), "full": (3, 5, 7, 9, 12, 15, 32, 6
 SIDES = {"small": 48, "full": 256}
 SWEPT_WIDTH = {"small": 64, "full": 256}
 PAPERS = ("naive", "multi", "crb", "crb-nd", "crb-unfold", "ghost")
-METHODS = ("ordinary eager", "careful loop", *(name + OURS for name in PAPERS), *PEERS, "dpcompile eager")
+METHODS = ("ordinary eager", "careful loop", *(name + OURS for name in PAPERS), *PEERS, "autotune" + OURS, "dpcompile eager")
 PUBLISHED = ", as published"
 """Points with the paper's own protocol: drawing the batch, noise and SGD's update are inside the clock."""
 

@@ -49,7 +49,7 @@ def rates_figure(found: Mapping[str, Mapping[str, float]], kernel: int, where: s
         theirs = {name: dict(zip(rates, times, strict=True)) for name, times in zip(("crb", "multi"), pairs, strict=True)}
         lines(axes[1, column], theirs, f"L = {layers}, published (P100)", "s per 20 batches")
         axes[1, column].set_xlabel("channel rate f")
-    axes[0, 0].legend(fontsize=8)
+    legend(axes[0, 0])
     figure.suptitle(f"Net(L, 25, f, k={kernel}), B=8: above {where}; below the paper's own numbers", fontsize=10)
     figure.savefig(path)
     return path
@@ -68,7 +68,7 @@ def batches_figure(found: Mapping[str, Mapping[str, float]], where: str, path: s
     lines(axes[2], theirs, "k = 5, published (P100)", "s per 20 batches")
     for axis in axes:
         axis.set_xlabel("batch size")
-    axes[0].legend(fontsize=8)
+    legend(axes[0])
     figure.suptitle(f"Net(3, n, 1, k) against batch size: {where}, and the paper's own numbers", fontsize=10)
     figure.savefig(path)
     return path
@@ -91,3 +91,9 @@ def lines(axis: Any, curves: Columns, title: str, unit: str) -> None:
     axis.set_ylabel(unit, fontsize=8)
     axis.set_yscale("log")
     axis.grid(True, which="both", alpha=0.2)
+
+
+def legend(axis: Any) -> None:
+    """Of the lines that there are."""
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(fontsize=8)

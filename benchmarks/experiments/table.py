@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.cases import OURS
@@ -11,7 +12,7 @@ from benchmarks.experiments.experiment import Experiment, Medians
 OWN = {"dpcompile eager": "auto", "careful loop": "loop of single examples"}
 """How the experiments call what `make bench` names otherwise."""
 WITHIN = 1.05
-"""auto is to be at most this many times the fastest method of a point."""
+"""auto is to be at most this many times the fastest method of a point, and so is what autotune measures to be best."""
 
 
 def medians(document: dict[str, Any]) -> dict[str, Medians]:
@@ -39,13 +40,21 @@ def judged(experiment: Experiment, document: dict[str, Any]) -> list[dict[str, A
     for extra in experiment.extras:
         if extra.name in document["extras"]:
             rows += extra.claims(document["extras"][extra.name])
-    behind = {name: row["auto"] / fastest(row) for name, row in found.items() if "auto" in row}
-    if behind:
-        worst = max(behind, key=lambda name: behind[name])
-        met = sum(value <= WITHIN for value in behind.values())
-        rows.append({"claim": f"auto takes at most {WITHIN} times the fastest method", "holds": met == len(behind),
-                     "numbers": f"{met} of {len(behind)} points; at worst {behind[worst]:.2f} ({worst})"})  # fmt: skip
+    rows += [row for choice in ("auto", "autotune") for row in bar(choice, found)]
     return rows
+
+
+def bar(choice: str, found: Mapping[str, Medians]) -> list[dict[str, Any]]:
+    """How the compiler's own choice, predicted or measured, compares with the fastest method of every point."""
+    behind = {name: row[choice] / fastest(row) for name, row in found.items() if choice in row}
+    if not behind:
+        return []
+    worst = max(behind, key=lambda name: behind[name])
+    met = sum(value <= WITHIN for value in behind.values())
+    numbers = f"{met} of {len(behind)} points; at worst {behind[worst]:.2f} ({worst})"
+    return [
+        {"claim": f"{choice} takes at most {WITHIN} times the fastest method", "holds": met == len(behind), "numbers": numbers}
+    ]
 
 
 def fastest(row: Medians) -> float:
@@ -68,7 +77,7 @@ def markdown(experiment: Experiment, document: dict[str, Any]) -> str:
     lines += [
         f"| {row['claim']} | {'holds' if row['holds'] else '**does not**'} | {row['numbers']} |" for row in document["claims"]
     ]
-    lines += ["", *failures(document)]
+    lines += ["", *memory(document, methods), *failures(document)]
     for extra in experiment.extras:
         if extra.name in document["extras"]:
             lines += ["", *extra.lines(document["extras"][extra.name])]
@@ -81,6 +90,20 @@ def point_row(name: str, row: Medians, methods: list[str]) -> str:
     cells = [f"**{row[m]:.1f}**" if m in row and row[m] == best else f"{row[m]:.1f}" if m in row else "n/a" for m in methods]
     behind = f"{row['auto'] / best:.2f}" if "auto" in row else ""
     return f"| {name} | " + " | ".join(cells) + f" | {behind} |"
+
+
+def memory(document: dict[str, Any], methods: list[str]) -> list[str]:
+    """Peak bytes of one step with one thread, beyond model and batch, where they were measured."""
+    found = {
+        name: {shown(method): row["bytes"] / 1e6 for method, row in point["methods"].items() if "bytes" in row}
+        for name, point in document["points"].items()
+    }
+    if not any(found.values()):
+        return []
+    rows = [f"| {name} | " + " | ".join(f"{row[m]:.1f}" if m in row else "n/a" for m in methods) + " |"
+            for name, row in found.items() if row]  # fmt: skip
+    head = ["| peak MB of a step | " + " | ".join(methods) + " |", "|---" * (len(methods) + 1) + "|"]
+    return [*head, *rows, ""]
 
 
 def failures(document: dict[str, Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dpcompile.criteria.choices import Choice, GradientDropping, PrePruning, Ramp, kept_of
+from dpcompile.criteria.choices import Choice, GradientDropping, PrePruning, kept_of
 from dpcompile.criteria.public import check_memory, public_tensors
 from dpcompile.criteria.scores import Known, parameters_of
+from dpcompile.criteria.statement import assumptions, described
 from dpcompile.criteria.units import Units, units_of
 from dpcompile.ir.errors import InvalidInput
 from dpcompile.losses import SELECTION, Program
@@ -80,6 +82,13 @@ class Chooser:
         for program in self.programs:
             program.add_module(SELECTION, self.selection)
 
+    def follow(self) -> None:
+        """Be where the parameters have been moved; they may be other objects there."""
+        self.parameters = parameters_of(self.program)
+        self.selection.follow(self.parameters)
+        self.left, self.released = ({name: tensor.to(self.parameters[name].device) for name, tensor in known.items()}
+                                    for known in (self.left, self.released))  # fmt: skip
+
     def notes(self) -> list[str]:
         """For the report: what was asked for, what it was chosen by, and how much is trained."""
         kept = sum(int(mask.sum()) for mask in map(self.selection.mask, self.selection.layouts) if mask is not None)
@@ -88,6 +97,12 @@ class Chooser:
         told = [described(choice) for choice in (self.pruning, self.dropping) if choice is not None]
         share = f"{kept + total - known:,} of {total:,} entries are trained in each step, and get noise"
         return [*told, f"{share}: {(kept + total - known) / max(total, 1):.0%} of the noise's energy"]
+
+    def document(self) -> dict[str, Any]:
+        """For the certificate: the passes, how the trained part of every parameter is told, and what that takes for granted."""
+        parts = {name: dataclasses.asdict(layout) for name, layout in self.selection.layouts.items()}
+        assumed = [text for choice in self.choices for text in assumptions(choice)]
+        return {"passes": list(map(described, self.choices)), "parts": parts, "assumptions": assumed}
 
     def pruned(self) -> Masks:
         """{parameter: what pruning leaves}."""
@@ -258,22 +273,11 @@ def chooser_of(passes: Sequence[Choice], program: Program) -> Chooser | None:
     return Chooser(passes, program)
 
 
-def check_apart(chooser: Chooser | None, tensors: Sequence[Tensor]) -> None:
-    """Refuse to train on a public batch."""
+def before_step(chooser: Chooser | None, tensors: Sequence[Tensor]) -> None:
+    """Refuse to train on a public batch; the selection is where the parameters have been moved since."""
     if chooser is not None:
         check_memory(public_tensors(chooser.choices), tensors)
-
-
-def described(choice: Choice) -> str:
-    """A pass in words."""
-    rate = f"from {choice.rate.start:.0%} to {choice.rate.end:.0%}" if isinstance(choice.rate, Ramp) else f"{choice.rate:.0%}"
-    source = "masks of the user's own"
-    if not (isinstance(choice, PrePruning) and choice.masks is not None):
-        source = f"{rate} of {choice.granularity} by {choice.criterion}, which reads {choice.rule().source}"
-    if isinstance(choice, PrePruning):
-        return f"pruned before training: {source}"
-    assert isinstance(choice, GradientDropping)
-    return f"gradients dropped: {source}; chosen anew every {choice.every} steps"
+        chooser.follow()
 
 
 class WeightsMasked:

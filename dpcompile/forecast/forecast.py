@@ -91,7 +91,8 @@ class Outlook:
         if budget is not None:
             return within(pick, peak, spent, self.ways(batch_size), budget)
         size = min(self.microbatch or batch_size, batch_size)
-        whole = preferred(pick, peak, self.microbatch, memory(self.source.joint, size).peak, self.asked)
+        ordinary = memory(self.source.joint, size).peak
+        whole = preferred(pick, peak, spent, self.microbatch, ordinary, self.asked, row.memory)
         return self.in_cache(whole, batch_size, row) if self.may_chunk(row) and whole.cut is None else whole
 
     def may_chunk(self, row: Hardware) -> bool:

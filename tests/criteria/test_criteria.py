@@ -177,3 +177,16 @@ def test_wrong_choices_are_refused() -> None:
     for make, words in wrong:
         with pytest.raises(InvalidInput, match=words):
             make()
+
+
+def test_the_selection_moves_with_its_parameters() -> None:
+    model = network()
+    passes = [PrePruning(0.5, "random", seed=0), GradientDropping(0.5, granularity="rows", seed=0, scope="global")]
+    chooser = dpcompile(model, loss=squares, passes=passes).chooser
+    assert chooser is not None
+    kinds = {key.split()[0] for key, told in chooser.selection.named_buffers() if told.device.type == "cpu"}
+    assert kinds == {"index", "valid", "mask"}
+    model.to("meta")
+    chooser.follow()
+    told = [*chooser.selection.buffers(), *chooser.left.values()]
+    assert {tensor.device.type for tensor in told} == {"meta"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
@@ -12,7 +13,7 @@ from zoo_case import squares
 
 from benchmarks.measure import Step, peak_bytes
 from dpcompile import BudgetError, PrivateModule, dpcompile
-from dpcompile.forecast.fitting import Ways, within
+from dpcompile.forecast.fitting import DEAREST, FILLED, ROOM, SHARE, WORTH, Ways, preferred, within
 from dpcompile.ir.site import Cut, Operand
 from dpcompile.plan.cutting import MOST, worth_trying
 from dpcompile.plan.plan import Plan
@@ -52,6 +53,31 @@ def test_the_fastest_of_what_fits_is_taken(seed: int) -> None:
     first = next((size for size in sizes if peaks[size, None] <= budget), None)
     if first is not None:
         assert spent[found] <= spent[first, None]
+
+
+def preference(slower: float, saved: float, ordinary: float = 1.0, machine: float = math.inf) -> bool:
+    """Whether a plan that is `slower` times as slow, and keeps `saved` times less than 2 GB, is preferred."""
+
+    def choose(size: int | None, limit: float, cut: Cut | None) -> Plan:
+        return Plan((), "cpu", 16, None if limit == math.inf else 1, cut)
+
+    def peak(plan: Plan) -> float:
+        return 2e9 if plan.microbatch is None else 2e9 / saved
+
+    def seconds(plan: Plan) -> float:
+        return 1.0 if plan.microbatch is None else slower
+
+    return preferred(choose, peak, seconds, None, ordinary, None, machine).microbatch == 1
+
+
+def test_a_leaner_plan_is_preferred_unless_it_is_too_slow() -> None:
+    little = 2e9 - ROOM  # the ordinary step's memory with which the fastest plan is just within the preference
+    assert preference(slower=0.99 * DEAREST, saved=3) and not preference(slower=1.01 * DEAREST, saved=3)
+    assert preference(slower=1.05, saved=1.2) and not preference(slower=1.2, saved=1.15), "no more time than it saves memory"
+    assert preference(slower=3.0, saved=4, machine=1.99e9 / FILLED)
+    assert not preference(slower=3.0, saved=4, machine=2.01e9 / FILLED)
+    assert not preference(1.01, saved=3, ordinary=max(little, 2e9 / SHARE)), "the fastest is within the preference"
+    assert not preference(slower=1.01, saved=0.99 / WORTH), "it saves too little, and is not within the preference either"
 
 
 def test_only_a_few_cuts_are_tried() -> None:

@@ -18,7 +18,7 @@ from dpcompile.ir.printer import format_graph
 from dpcompile.measure import tune as tuning
 from dpcompile.measure.extract import extract
 from dpcompile.measure.times import Times
-from dpcompile.measure.tune import candidates, key_of, tune
+from dpcompile.measure.tune import WITHIN, candidates, key_of, tune
 from dpcompile.plan.plan import Option
 from dpcompile.plan.select import choose, options_of
 
@@ -43,8 +43,8 @@ def test_only_ways_near_the_best_are_candidates() -> None:
     for site in made.sites:
         options, _ = options_of(site, CPU, 16)
         near, best = candidates(options), min(option.seconds for option in options)
-        assert near[0].seconds == best and all(option.seconds <= 1.2 * best for option in near)
-        assert all(option in near or option.seconds > 1.2 * best for option in options)
+        assert near[0].seconds == best and all(option.seconds <= WITHIN * best for option in near)
+        assert all(option in near or option.seconds > WITHIN * best for option in options)
 
 
 def everything(options: Any) -> list[Option]:

@@ -1,0 +1,75 @@
+"""The sweep as tables: accuracies, what a step costs, what the private part of a larger network's costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from benchmarks.dropping.step_cost import CUTS
+from benchmarks.dropping.sweep import CRITERIA, DROP, PRUNE, Setting
+from benchmarks.dropping.tasks import TASKS
+
+COLUMNS = (*((criterion, "weights") for criterion in CRITERIA), ("magnitude", "rows"))
+
+
+def markdown(document: Mapping[str, Any]) -> str:
+    """All that is measured so far."""
+    machine, seeds = document["machine"], document["seeds"]
+    lines = [f"{machine['cpu']}, one thread, torch {machine['versions']['torch']}; {seeds} seeds.", ""]
+    for task in TASKS:
+        lines += [*accuracy_table(document, task), *cost_table(document, task)]
+    return "\n".join([*lines, *part_table(document)]) + "\n"
+
+
+def accuracy_table(document: Mapping[str, Any], task: str) -> Iterator[str]:
+    """A row for each pair of rates, a column for each way to prune."""
+    points = document["points"]
+    if not any(key.startswith(f"{task} ") for key in points):
+        return
+    yield f"Held-out accuracy of {task} at epsilon {TASKS[task].target_epsilon:g}, mean ± standard deviation over seeds:\n"
+    yield "| pruned | dropped | " + " | ".join(f"{criterion}, {granularity}" for criterion, granularity in COLUMNS) + " |"
+    yield "|---|---|" + "---|" * len(COLUMNS)
+    for prune in PRUNE:
+        for drop in DROP:
+            cells = (points.get(Setting(task, *column, prune, drop).key) for column in COLUMNS)
+            shown = ("" if cell is None else f"{cell['accuracy'][0]:.3f} ± {cell['accuracy'][1]:.3f}" for cell in cells)
+            yield f"| {prune:.0%} | {drop:.0%} | " + " | ".join(shown) + " |"
+    yield ""
+
+
+def cost_table(document: Mapping[str, Any], task: str) -> Iterator[str]:
+    """Time and memory of a step, and the share of the entries that get noise."""
+    found = document["extras"].get(f"steps {task}")
+    if found is None:
+        return
+    yield f"A step of {task}, by magnitude; ordinary training {found['ordinary']['step_ms']:.2f} ms:\n"
+    yield "| pruned | dropped | rows: ms | MB | noise energy | weights: ms | MB | noise energy |"
+    yield "|---|---|" + "---|" * 6
+    for prune in PRUNE:
+        for drop in DROP:
+            cells = []
+            for kind in ("rows", "weights"):
+                key = Setting(task, "magnitude", kind, prune, drop).key
+                kept = document["points"].get(key, {}).get("kept")
+                cells += [
+                    f"{found[key]['step_ms']:.2f}",
+                    f"{found[key]['bytes'] / 1e6:.1f}",
+                    "" if kept is None else f"{kept[0]:.0%}",
+                ]
+            yield f"| {prune:.0%} | {drop:.0%} | " + " | ".join(cells) + " |"
+    yield ""
+
+
+def part_table(document: Mapping[str, Any]) -> Iterator[str]:
+    """Half of the rows of larger networks."""
+    parts = {name: document["extras"][f"part {name}"] for name in CUTS if f"part {name}" in document["extras"]}
+    if not parts:
+        return
+    yield "Half of the rows pruned, ms of a step; the private part is a step less the step with these weights frozen:\n"
+    yield "| workload | rows of | ordinary | frozen | whole | pruned | private part: times cheaper | MB whole | MB pruned |"
+    yield "|---|---|" + "---:|" * 7
+    for name, row in parts.items():
+        times = " | ".join(f"{row[key]:.1f}" for key in ("ordinary", "frozen", "whole", "pruned"))
+        peaks = " | ".join(f"{row[key] / 1e6:.1f}" for key in ("whole bytes", "pruned bytes"))
+        yield f"| {name} | {CUTS[name][0]} | {times} | {row['times']:.2f} | {peaks} |"
+    yield ""
