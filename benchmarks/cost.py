@@ -134,7 +134,7 @@ def quantiles(regrets: Sequence[float]) -> dict[str, float]:
 
 def main(
     rounds: Annotated[int, typer.Option(min=3)] = 9,
-    seconds: Annotated[float, typer.Option(help="Time for calibration.")] = 50.0,
+    seconds: Annotated[float, typer.Option(help="Time for calibration.")] = 120.0,
     only: Annotated[str, typer.Option(help="Sites whose name contains this; results are then not written.")] = "",
     part: Annotated[Part, typer.Option(help="Layers, models or both; the other part of the results is kept.")] = Part.BOTH,
     output: Annotated[Path, typer.Option(help="Folder for results.")] = RESULTS,

@@ -3,9 +3,9 @@
 Time: every method runs in every round, and each round starts with another method, so a busy moment of the
 machine hits all alike; the median over the rounds counts. The timed step follows an untimed one of the same
 method, as in training: a step that finds the memory another method has just released was 14 % off. Short steps
-are timed several times in their turn (0.03 s together), each by itself; steps of more than three seconds in three
-rounds only, and without the untimed one. A step is timed from the call until its gradients exist; giving its result
-back to the allocator is not timed.
+are timed several times in their turn (0.03 s together), each by itself; steps of more than a second in three
+rounds only, and of more than three seconds without the untimed one. A step is timed from the call until its
+gradients exist; giving its result back to the allocator is not timed.
 
 Memory on a CPU: the peak of what torch's allocator hands out during one warm step, from the profiler's memory
 events, plus the tensors that a method keeps between steps. These are exact bytes and repeat from run to run.
@@ -32,7 +32,7 @@ from torch import Tensor
 Step = Callable[[], Mapping[str, Tensor]]
 
 TURN_SECONDS, MOST_REPEATS = 0.03, 25
-LONG_SECONDS, FEW_ROUNDS = 3.0, 3
+LONG_SECONDS, FEW_ROUNDS, FEW_ABOVE_SECONDS = 3.0, 3, 1.0
 
 
 def seconds_of(step: Step, threads: int, device: str) -> float:
@@ -61,7 +61,7 @@ def interleaved(steps: Mapping[str, tuple[Step, int]], rounds: int, device: str)
         shift = number % len(names)
         for name in names[shift:] + names[:shift]:
             step, threads = steps[name]
-            if number >= FEW_ROUNDS and min(samples[name]) > LONG_SECONDS:
+            if number >= FEW_ROUNDS and min(samples[name]) > FEW_ABOVE_SECONDS:
                 continue
             first = seconds_of(step, threads, device)  # untimed: caches and the allocator as this method's own steps leave them
             long = [first] if first > LONG_SECONDS else []

@@ -32,7 +32,7 @@ from benchmarks.worker import Options, at_most, measure_time, on_threads, text_o
 from dpcompile.measure.cache import VARIABLE, path_for
 from dpcompile.measure.show import run_calibration
 
-CALIBRATION_SECONDS = 50.0
+CALIBRATION_SECONDS = 120.0
 
 
 def run(experiment: Experiment, size: str, rounds: int, only: str, memory: bool, limit_seconds: int) -> Path:

@@ -2,7 +2,9 @@
 
 A curve holds scattered measurements: logarithms of sizes, and of measured over predicted seconds. Between them it
 interpolates with radial basis functions and smooths away part of the noise; outside of what was measured it stays at
-the border, for a formula is a better guide than the continuation of a fit.
+the border, for a formula is a better guide than the continuation of a fit. A kernel that is longer than any measured one
+counts as the longest of its shape. (Of 142 convolutions of the founding papers' networks, every way timed with two threads on
+an AMD EPYC, the predicted ways took 0.4 % more than the best ones; 8.2 % while lengths alone were cut.)
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ SMOOTHING = 0.05
 class Curve:
     """Measurements of one form of work.
 
-    points: log2 of the features, one tuple per measurement. logarithms: natural logarithms of measured / predicted.
+    points: log2 of the features, one tuple per measurement; the last is the length by the formula.
+    logarithms: natural logarithms of measured / predicted.
     """
 
     points: tuple[tuple[float, ...], ...]
@@ -45,7 +48,7 @@ class Curve:
     def interpolator(self) -> RBFInterpolator:
         """The fit, in sizes that are scaled to the same range."""
         return RBFInterpolator(self.scaled(np.asarray(self.points)), np.asarray(self.logarithms), smoothing=SMOOTHING,
-                               kernel="linear", degree=1)  # fmt: skip
+                               kernel="linear", degree=0)  # fmt: skip
 
     @cached_property
     def independent(self) -> list[int]:
@@ -59,6 +62,20 @@ class Curve:
                 kept.append(index)
                 known = np.hstack([known, column])
         return kept
+
+    @cached_property
+    def shrinking(self) -> np.ndarray:
+        """By how much every size falls, and the length with them, per unit of length: the steepest way to a shorter kernel."""
+        points = np.asarray(self.points)
+        sizes = np.hstack([np.ones((len(points), 1)), points[:, :-1]])
+        slopes = np.round(np.linalg.lstsq(sizes, points[:, -1], rcond=None)[0][1:], 6)
+        return np.append(slopes / max(float(slopes @ slopes), 1.0), 1.0)
+
+    def shortened(self, points: np.ndarray) -> np.ndarray:
+        """Points that are no longer than the longest measured one: large kernels of one shape run at the same rate, and a point
+        of large sizes but a length in range would lie where nothing was measured."""
+        excess = np.maximum(points[:, -1:] - self.box[1][-1], 0.0)
+        return points - excess * self.shrinking
 
     def within_box(self, points: np.ndarray) -> np.ndarray:
         """Points with every size inside the box and between 0 and 1."""
@@ -74,4 +91,4 @@ class Curve:
 def corrected(curve: Curve, features: tuple[float, ...]) -> float:
     """`Curve.correction`, remembered: the layers of a model repeat."""
     point = np.log2(np.maximum(np.asarray(features, dtype=float), 1.0))[None]
-    return float(np.exp(curve.interpolator(curve.scaled(point))[0]))
+    return float(np.exp(curve.interpolator(curve.scaled(curve.shortened(point)))[0]))

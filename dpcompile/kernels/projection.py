@@ -107,7 +107,7 @@ class Numbers:
     def table(self, tables: tuple[tuple[Terms, ...], ...]) -> tuple[Tensor, Tensor]:
         """f64[O, I, J] of polynomials by direction and functional, and of absolute values."""
         found = [[self.total(terms) for terms in row] for row in tables]
-        exact, absolute = (torch.stack([torch.stack([pair[k] for pair in row], -1) for row in found], -2) for k in (0, 1))
+        exact, absolute = (matrices([[pair[k] for pair in row] for row in found]) for k in (0, 1))
         return exact, absolute
 
     def around_means(self, directions: tuple[tuple[int, ...], ...], values: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -121,7 +121,7 @@ class Numbers:
             if along:
                 vectors.append(self.rests[along[0]] if len(along) == 1 else self.product(along))
                 own.append(values[:, place])
-        return vectors, torch.stack([ones, *own], -2)
+        return vectors, torch.stack([numbers.movedim(0, -1) for numbers in (ones, *own)]).movedim(-1, 0)
 
     def gram(self, vectors: Sequence[Tensor]) -> Tensor:
         """f64[O, I, I] inner products of a row of ones and these vectors."""
@@ -131,14 +131,14 @@ class Numbers:
         for i, left in enumerate(vectors):
             squares = [sqnorm(left) if left is right else inner(left, right) for right in vectors]
             rows.append([sums[i], *squares])
-        return torch.stack([torch.stack(row, -1) for row in rows], -2)
+        return matrices(rows)
 
     def reach(self, vector: Terms, share: float) -> Tensor:
         """f64[O]: at least the length of a functional, and `share` of the lengths of all terms that it is the sum of."""
         directions = tuple(dict.fromkeys(term[3] for term in vector))
         parts = [self.total(tuple(term for term in vector if term[3] == along)) for along in directions]
-        vectors, values = self.around_means(directions, torch.stack([value for value, _ in parts], -1)[..., None])
-        lengths = torch.stack([self.one * math.sqrt(self.columns), *(sqnorm(v).sqrt() for v in vectors)], -1)
+        vectors, values = self.around_means(directions, stacked([value for value, _ in parts])[..., None])
+        lengths = stacked([self.one * math.sqrt(self.columns), *(sqnorm(v).sqrt() for v in vectors)])
         raw = [absolute * self.length(along) for (_, absolute), along in zip(parts, directions, strict=True)]
         return (values[..., 0].abs() * lengths).sum(-1) + share * torch.stack(raw).sum(0)
 
@@ -160,7 +160,7 @@ def coefficients(like: Tensor, vectors: Sequence[Tensor], masks: Sequence[Tensor
         rests, around = numbers.around_means(recipe.directions, gains)
         image = numbers.gram(rests)
         lengths = outer_roots(image)
-        raw = outer_roots(torch.diag_embed(torch.stack([numbers.length(along).square() for along in recipe.directions], -1)))
+        raw = outer_roots(diagonal([numbers.length(along).square() for along in recipe.directions]))
     matrix = matmul(around.mT, matmul(image, around))
     in_sums = matmul(around.mT.abs(), matmul(lengths, around.abs()))
     in_terms = matmul(absolute.mT, matmul(raw, absolute))
@@ -171,13 +171,31 @@ def coefficients(like: Tensor, vectors: Sequence[Tensor], masks: Sequence[Tensor
     unit = 2.0**-53 if like.dtype == torch.float64 else 2.0**-24
     magnitude = matrix.abs() + in_sums + STEPS * 2.0**-53 / gamma * in_terms
     reaches = [numbers.reach(vector, STORED * unit / gamma) for vector in recipe.vectors]
-    return numbers.total(recipe.scale)[0], matrix, magnitude, torch.stack(reaches, -1)
+    return numbers.total(recipe.scale)[0], matrix, magnitude, stacked(reaches)
 
 
 def row_scale(like: Tensor, vectors: Sequence[Tensor], masks: Sequence[Tensor], planes: Sequence[Tensor],
               recipe: Recipe) -> Tensor:  # fmt: skip
     """D f64[O] alone, where rows are scaled and no more."""
     return Numbers(like, vectors, masks, planes, recipe).total(recipe.scale)[0]
+
+
+def stacked(vectors: Sequence[Tensor]) -> Tensor:
+    """Vectors f[..., O] as f[..., O, I] with the rows side by side in memory, along which tables of a few numbers per row are
+    worked on: entry by entry that is four to ten times slower."""
+    return torch.stack(list(vectors)).movedim(0, -1)
+
+
+def matrices(entries: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Vectors f[O] by row and column as f[O, I, J], the rows of the weight side by side in memory."""
+    flat = torch.stack([vector for row in entries for vector in row])
+    return flat.unflatten(0, (len(entries), -1)).movedim(-1, 0)
+
+
+def diagonal(vectors: Sequence[Tensor]) -> Tensor:
+    """Vectors f[O] as diagonal matrices f[O, I, I]."""
+    zero = torch.zeros_like(vectors[0])
+    return matrices([[vector if i == j else zero for j in range(len(vectors))] for i, vector in enumerate(vectors)])
 
 
 def outer_roots(image: Tensor) -> Tensor:
@@ -187,8 +205,10 @@ def outer_roots(image: Tensor) -> Tensor:
 
 
 def matmul(left: Tensor, right: Tensor) -> Tensor:
-    """Products of small matrices, one per row; elementwise, because that is faster and no precision setting touches it."""
-    return (left.unsqueeze(-1) * right.unsqueeze(-3)).sum(-2)
+    """Products of small matrices f[O, I, K], f[O, K, J], one per row; elementwise, because that is faster and no precision
+    setting touches it."""
+    first, second = (matrix.movedim(0, -1).contiguous() for matrix in (left, right))
+    return (first.unsqueeze(2) * second.unsqueeze(0)).sum(1).movedim(-1, 0)
 
 
 def vector(like: Tensor, vectors: Sequence[Tensor], masks: Sequence[Tensor], planes: Sequence[Tensor], recipe: Recipe,
@@ -198,7 +218,7 @@ def vector(like: Tensor, vectors: Sequence[Tensor], masks: Sequence[Tensor], pla
     terms = recipe.vectors[index]
     directions = tuple(dict.fromkeys(term[3] for term in terms))
     parts = [numbers.total(tuple(term for term in terms if term[3] == along))[0] for along in directions]
-    rests, values = numbers.around_means(directions, torch.stack(parts, -1)[..., None])
+    rests, values = numbers.around_means(directions, stacked(parts)[..., None])
     dtype = torch.promote_types(like.dtype, torch.float32)
     total = values[:, 0].to(dtype).expand(-1, recipe.columns)
     for place, rest in enumerate(rests, 1):

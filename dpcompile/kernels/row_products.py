@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dpcompile.kernels.geometry import Geometry, windows
+from dpcompile.kernels.projection import stacked
 from dpcompile.kernels.reduction import lengths, widen
 
 
@@ -77,7 +78,7 @@ def projected(rows: Tensor, lengths: Tensor, totals: Tensor | None, outputs: Seq
     if totals is not None:
         found.append(per_position(rows, totals))
         bounds.append(reached * reach[:, -1])
-    q, r = torch.stack(found, -1), torch.stack(bounds, -1)
+    q, r = stacked(found), stacked(bounds)
     squared = (matmul_vector(matrix, q) * q).sum((1, 2))
     first, second = matmul_vector(magnitude, q.abs()) * r, matmul_vector(magnitude, r) * r
     return squared, (2 * first + gamma * second).sum((1, 2))
@@ -102,4 +103,5 @@ def per_position(rows: Tensor, windows: Tensor) -> Tensor:
 
 def matmul_vector(matrix: Tensor, x: Tensor) -> Tensor:
     """One small matrix per row, f64[O, J, J], times x: f64[B, O, J]."""
-    return (matrix * x.unsqueeze(-2)).sum(-1)
+    first, second = matrix.movedim(0, -1).contiguous(), x.movedim(-1, 0).contiguous()
+    return (first.unsqueeze(2) * second.unsqueeze(0)).sum(1).movedim(0, -1)

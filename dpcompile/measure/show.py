@@ -48,7 +48,7 @@ def present(name: str) -> torch.device:
 
 
 def check_writable(place: Path) -> None:
-    """Refuse before a minute is spent on what could not be kept."""
+    """Refuse before minutes are spent on what could not be kept."""
     try:
         place.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=place):

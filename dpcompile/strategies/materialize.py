@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from dataclasses import replace
 
 import sympy
 from torch import fx
@@ -123,7 +124,9 @@ def cost(site: Site, of_convolution: Callable[[Convolution], Work] = unfolded_wo
     alone = len(site.terms) == 1 and site.isometric
     is_product = isinstance(site.terms[0].contraction, (Dense, Convolution)) and len(site.terms) == 1 and not site.isometric
     kept, step = (KEPT_PRODUCTS, MOVED_PRODUCTS) if is_product else (KEPT, MOVED)
-    moved = [] if alone else [step] * (sum(map(computes, site.tail)) + len(site.terms) - 1)
+    # The first result is new memory; the next ones find what the ones before them have given back.
+    count = 0 if alone else sum(map(computes, site.tail)) + len(site.terms) - 1
+    moved = [step if place == 0 else replace(step, fresh_bytes=sympy.Integer(0)) for place in range(count)]
     return Cost((*formed, *moved, NORM), resident_bytes=kept * len(site.terms))
 
 

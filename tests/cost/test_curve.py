@@ -47,6 +47,15 @@ def test_outside_it_stays_at_the_border() -> None:
     assert curve.correction((0.001, 2**4)) == curve.correction((1, 2**4))
 
 
+def test_a_longer_kernel_counts_as_the_longest_of_its_shape() -> None:
+    places = [(x, y) for x in np.arange(0, 10, 0.7) for y in np.arange(0, 10, 0.7) if x + y <= 10]
+    curve = Curve(tuple((float(x), float(y), float(x + y)) for x, y in places), tuple(0.1 * (x - y) for x, y in places))
+    for x, y in ((9, 9), (9, 6), (6, 9)):
+        assert math.log(curve.correction((2**x, 2**y, 2 ** (x + y)))) == pytest.approx(0.1 * (x - y), abs=0.06)
+    within = curve.correction((2**4, 2**3, 2**7))
+    assert math.log(within) == pytest.approx(0.1, abs=0.05), "a length that was measured stays where it is"
+
+
 def test_sizes_that_determine_each_other_do_no_harm() -> None:
     random = np.random.default_rng(0)
     x, y = random.uniform(0, 8, (2, 60))
