@@ -15,7 +15,7 @@ from dpcompile.measure.subject import Sizes, Subject, full
 from dpcompile.strategies import fused, gram, materialize, sums
 from dpcompile.strategies.extra_dimension import EXTRA
 
-IMAGES = {"B": (1, 256), "side": (2, 64), "C": (3, 1024), "D": (8, 1024), "kernel": (1, 8), "stride": (1, 2), "grouping": (1, 8)}
+IMAGES = {"B": (1, 512), "side": (2, 64), "C": (3, 1024), "D": (8, 1024), "kernel": (1, 8), "stride": (1, 2), "grouping": (1, 8)}
 
 
 def usual(channels: int) -> int:
