@@ -7,10 +7,10 @@ than the same step with them frozen (requires_grad=False): the network, its acti
 
 from __future__ import annotations
 
-import fnmatch
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,12 +18,12 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.cases import CASES, MAX_GRAD_NORM, Case
-from benchmarks.dropping.sweep import DROP, PRUNE, Setting, compiled, noise_of
+from benchmarks.dropping.sweep import DROP, PRUNE, Setting, compiled, session
 from benchmarks.dropping.tasks import TASKS, Task
 from benchmarks.measure import Step, interleaved, peak_bytes
 from benchmarks.methods import ordinary_eager
 from dpcompile import PrePruning, dpcompile
-from dpcompile.training import PrivacyEngine
+from dpcompile.plan.select import matches
 
 CUTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "mlp": ("the weights of every layer", ("*.weight",)),
@@ -45,7 +45,7 @@ def step_costs(task: str, rounds: int) -> dict[str, dict[str, float]]:
     steps = round(TASKS[task].train / TASKS[task].batch_size)
     found = {key: {"step_ms": value / steps} for key, value in medians(epochs, rounds).items()}
     for setting in settings:
-        found[setting.key]["bytes"] = float(peak_bytes(lambda setting=setting: one_step(setting), "cpu"))  # type: ignore[misc]
+        found[setting.key]["bytes"] = float(peak_bytes(partial(one_step, setting), "cpu"))
     return found
 
 
@@ -56,17 +56,10 @@ def medians(steps: Mapping[str, tuple[Step, int]], rounds: int) -> dict[str, flo
 
 def private_epoch(setting: Setting) -> Step:
     """An epoch of private steps; the batches are drawn from the same seed by every setting."""
-    task, private = TASKS[setting.task], compiled(setting, 0)
-    optimizer = torch.optim.SGD(private.model.parameters(), lr=task.learning_rate, momentum=0.9)
-    loader = DataLoader(TensorDataset(*task.parts()[0]), batch_size=task.batch_size)
-    module, noisy, batches = PrivacyEngine(seed=0).make_private(
-        module=private, optimizer=optimizer, data_loader=loader, noise_multiplier=noise_of(task)
-    )
+    _, train = session(setting, 0)
 
     def epoch() -> dict[str, torch.Tensor]:
-        for x, y in batches:
-            module(x, y)
-            noisy.step()
+        train()
         return {}
 
     return epoch
@@ -127,7 +120,7 @@ def frozen(case: Case, patterns: tuple[str, ...]) -> Case:
     def make() -> Any:
         model = case.make()
         for name, parameter in model.named_parameters():
-            if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
+            if any(matches(name, pattern) for pattern in patterns):
                 parameter.requires_grad_(False)
         return model
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -61,20 +62,30 @@ def compiled(setting: Setting, seed: int) -> Any:
     return dpcompile(task.make(), loss=nn.CrossEntropyLoss(), max_grad_norm=task.max_grad_norm, passes=setting.passes(seed))
 
 
+def session(setting: Setting, seed: int) -> tuple[Any, Callable[[], None]]:
+    """A private module and one epoch of its training; the batches come from the seed alone."""
+    task, private = TASKS[setting.task], compiled(setting, seed)
+    optimizer = torch.optim.SGD(private.model.parameters(), lr=task.learning_rate, momentum=0.9)
+    loader = DataLoader(TensorDataset(*task.parts()[0]), batch_size=task.batch_size)
+    module, noisy, batches = PrivacyEngine(seed=seed).make_private(
+        module=private, optimizer=optimizer, data_loader=loader, noise_multiplier=noise_of(task)
+    )
+
+    def epoch() -> None:
+        for x, y in batches:
+            module(x, y)
+            noisy.step()
+
+    return private, epoch
+
+
 def trained(setting: Setting, seed: int) -> dict[str, float]:
     """{"accuracy", "kept"}: held-out accuracy, the share of entries trained."""
     torch.set_num_threads(1)
     task = TASKS[setting.task]
-    private, (inputs, classes), held_out = compiled(setting, seed), task.parts()[0], task.parts()[2]
-    optimizer = torch.optim.SGD(private.model.parameters(), lr=task.learning_rate, momentum=0.9)
-    loader = DataLoader(TensorDataset(inputs, classes), batch_size=task.batch_size)
-    module, noisy, batches = PrivacyEngine(seed=seed).make_private(
-        module=private, optimizer=optimizer, data_loader=loader, noise_multiplier=noise_of(task)
-    )
+    (private, epoch), held_out = session(setting, seed), task.parts()[2]
     for _ in range(task.epochs):
-        for x, y in batches:
-            module(x, y)
-            noisy.step()
+        epoch()
     with torch.no_grad():
         right = (private.model(held_out[0]).argmax(1) == held_out[1]).float().mean()
     return {"accuracy": float(right), "kept": kept_share(private)}

@@ -160,7 +160,7 @@ def coefficients(like: Tensor, vectors: Sequence[Tensor], masks: Sequence[Tensor
         rests, around = numbers.around_means(recipe.directions, gains)
         image = numbers.gram(rests)
         lengths = outer_roots(image)
-        raw = outer_roots(diagonal([numbers.length(along).square() for along in recipe.directions]))
+        raw = outer_roots(torch.diag_embed(stacked([numbers.length(along).square() for along in recipe.directions])))
     matrix = matmul(around.mT, matmul(image, around))
     in_sums = matmul(around.mT.abs(), matmul(lengths, around.abs()))
     in_terms = matmul(absolute.mT, matmul(raw, absolute))
@@ -190,12 +190,6 @@ def matrices(entries: Sequence[Sequence[Tensor]]) -> Tensor:
     """Vectors f[O] by row and column as f[O, I, J], the rows of the weight side by side in memory."""
     flat = torch.stack([vector for row in entries for vector in row])
     return flat.unflatten(0, (len(entries), -1)).movedim(-1, 0)
-
-
-def diagonal(vectors: Sequence[Tensor]) -> Tensor:
-    """Vectors f[O] as diagonal matrices f[O, I, I]."""
-    zero = torch.zeros_like(vectors[0])
-    return matrices([[vector if i == j else zero for j in range(len(vectors))] for i, vector in enumerate(vectors)])
 
 
 def outer_roots(image: Tensor) -> Tensor:

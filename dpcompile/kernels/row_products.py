@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dpcompile.kernels.geometry import Geometry, windows
-from dpcompile.kernels.projection import stacked
+from dpcompile.kernels.projection import matmul, stacked
 from dpcompile.kernels.reduction import lengths, widen
 
 
@@ -103,5 +103,4 @@ def per_position(rows: Tensor, windows: Tensor) -> Tensor:
 
 def matmul_vector(matrix: Tensor, x: Tensor) -> Tensor:
     """One small matrix per row, f64[O, J, J], times x: f64[B, O, J]."""
-    first, second = matrix.movedim(0, -1).contiguous(), x.movedim(-1, 0).contiguous()
-    return (first.unsqueeze(2) * second.unsqueeze(0)).sum(1).movedim(0, -1)
+    return matmul(matrix, x.permute(1, 2, 0)).permute(2, 0, 1)

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.filterwarnings(text) for text in (*QUIET, "ignore::Use
 
 
 def passes(weight: str) -> list[Any]:
-    """Half of one weight pruned by entries; of another, rows dropped at random."""
+    """Half of a weight's entries pruned, and of its rows a half dropped at random in every step."""
     return [
         PrePruning(0.5, "magnitude", parameters=[weight]),
         GradientDropping(0.5, granularity="rows", parameters=[weight], seed=0),
