@@ -12,7 +12,8 @@ not when one is added.
     graph             SHA-256 of the captured and of the final graph as text, and how many nodes they have
     operations        how often each operation is applied to values that depend on the batch; on_shared_values: other calls
     parameters        name, shape, equation of the site, strategies of norm and sum
-    without_gradient  trainable parameters that no loss depends on; frozen: parameters and buffers that are not trained
+    without_gradient  trainable parameters that no loss depends on, but for those that passes took away
+    frozen            parameters and buffers that are not trained
     checks            name, whether it passed (null: switched off), and what was done
     assumptions       what the verdict takes for granted
     selection         which parts are trained: the passes in words, and per parameter how its part is told (null without passes)
@@ -71,6 +72,8 @@ class Certificate:
         lines += [f"check {check['name']}: {words(check['passed'])}; {check['detail']}" for check in found["checks"]]
         lines += [f"assumed: {text}" for text in found["assumptions"]]
         lines += [f"parameter {p['name']} {p['shape']}: {p['equation']}, {p['norm']} + {p['sum']}" for p in found["parameters"]]
+        parts = (found["selection"] or {"parts": {}})["parts"]
+        lines += [f"parameter {name}: pruned as a whole" for name, part in parts.items() if part["is_gone"]]
         lines += [f"parameter {name}: no gradient path" for name in found["without_gradient"]]
         lines += [f"rests on: {counts}; {found['on_shared_values']} calls on values without examples"]
         graph = found["graph"]["final"]
@@ -91,6 +94,7 @@ def certificate(
     """
     facts = compiled.evidence
     selected = () if chosen is None else chosen["assumptions"]
+    gone = () if chosen is None else [name for name, part in chosen["parts"].items() if part["is_gone"]]
     return Certificate(
         {
             "schema": SCHEMA,
@@ -101,7 +105,7 @@ def certificate(
             "operations": dict(facts.operations),
             "on_shared_values": facts.shared,
             "parameters": parameters(compiled),
-            "without_gradient": list(compiled.unused),
+            "without_gradient": [name for name in compiled.unused if name not in gone],
             "frozen": list(facts.frozen),
             "checks": checks(compiled.stages, facts),
             "assumptions": [*assumptions(facts), *selected, *assumed],

@@ -17,8 +17,8 @@ from dpcompile.clip.kind import Kind
 from dpcompile.clip.rule import Rule, kind_of, rule_of
 from dpcompile.cost.hardware import Hardware
 from dpcompile.cotangents import cotangent_losses
+from dpcompile.criteria import turns
 from dpcompile.criteria.choices import Choice
-from dpcompile.criteria.chooser import before_step, chooser_of
 from dpcompile.drop_in import DropIn, Pending
 from dpcompile.forecast.forecast import bytes_of
 from dpcompile.guards import Traces, guard_key
@@ -62,7 +62,7 @@ def dpcompile(
     max_grad_norm: clip norm C > 0; 1 by default. clipping: how the factors come from the norms: "flat" (min(1, C / n)),
     "automatic", "normalized", "psac", "global", "per-layer", or an object: Automatic(stability=), PSAC(r=), Global(threshold=),
     GroupWise({name or glob: C_k}), which says the clip norms itself; see dpcompile.clip.kinds.
-    strategy: "auto"; "autotune" (ways that are predicted within 20 % of the best are measured here, and what was found is
+    strategy: "auto"; "autotune" (ways that are predicted to take at most twice the best are measured here, and what was found is
     kept); one norm strategy; {parameter or glob: norm or (norm, sum)}; or a method of the literature, which says the schedule
     too: "naive", "multi", "crb", "crb-nd", "crb-unfold", "reweight", "ghost", "mixed-ghost", "bookkeep"; see
     dpcompile.plan.methods. schedule: "auto", "one-pass", "two-pass" (backward runs a second time, on losses times clip
@@ -94,13 +94,11 @@ class PrivateModule(nn.Module):
                  check_examples: bool = True, passes: Sequence[Choice] = ()) -> None:  # fmt: skip
         super().__init__()
         self.program = make_program(model, loss)
-        self.chooser = chooser_of(passes, self.program)
         kind = kind_of(clipping)
         if backend not in BACKENDS:
             raise StrategyError(f"backend={backend!r} does not exist; use one of {', '.join(BACKENDS)}")
-        self.max_grad_norm = clip_norm(max_grad_norm, kind)
+        self.max_grad_norm, self.batch_dim = clip_norm(max_grad_norm, kind), batch_dim
         asked = resolved(plan, strategy, schedule, microbatch, kind)
-        self.batch_dim = batch_dim
         if strategy == "autotune" and hardware is not None:
             raise StrategyError('strategy="autotune" measures this machine; leave hardware= out, or use strategy="auto"')
         row, note = hardware_row(hardware, model)
@@ -108,6 +106,7 @@ class PrivateModule(nn.Module):
                                None if memory_budget is None else bytes_of(memory_budget), note, check_examples,
                                kind)  # fmt: skip
         self.rule()  # groups that do not fit the model are refused here
+        self.chooser = turns.chooser_of(passes, self.program, batch_dim)  # behind all other refusals: it prunes the weights
         self.steps: Traces[Compiled] = Traces()
         self.gradients: Traces[GraphCall] = Traces()
         self.pending: weakref.ref[Pending] | None = None  # of all drop-ins together
@@ -121,7 +120,6 @@ class PrivateModule(nn.Module):
         """One private step on a batch; `mask` bool[B] says which examples count (all by default)."""
         flat = flatten_batch(batch, kwargs, self.batch_dim)
         counted = checked_mask(mask, flat)
-        before_step(self.chooser, flat.tensors)
         if flat.size == 0:
             return self.empty_step(flat)
         return self.run(self.compiled(flat), flat, counted)
@@ -144,6 +142,7 @@ class PrivateModule(nn.Module):
 
     def compiled(self, batch: Batch) -> Compiled:
         """The compiled step for everything about this batch but its size; traced anew when a guard changed."""
+        turns.check_batch(self.chooser, batch)
         backend = ("backend", self.options.backend)
         return self.steps.get(
             lambda: (*guard_key(self.program, batch), backend), lambda: compile_step(self.program, batch, self.options)
@@ -153,18 +152,19 @@ class PrivateModule(nn.Module):
         """The chunks of one step together: per-example results concatenated, beside the sum of the chunks' sums."""
         fields = ("losses", "norms", "clip_factors", "nonfinite")
         first = {f: getattr(raws[0], f) if len(raws) == 1 else torch.cat([getattr(r, f) for r in raws]) for f in fields}
-        return Step(grads=self.complete(total), counted=counted, kind=self.kind, max_grad_norm=float(self.max_grad_norm), **first)
+        return Step(grads=self.complete(total), counted=counted, kind=self.kind, max_grad_norm=float(self.max_grad_norm),
+                    parts=turns.trained_by(self.chooser), **first)  # fmt: skip
 
     def complete(self, grads: dict[str, Tensor]) -> dict[str, Tensor]:
         """Gradients of all trainable parameters in the model's order; zero for those without a gradient path."""
         return {name: grads[name] if name in grads else zero_gradient(p) for name, p in self.trainable()}
 
-    def reselect(self) -> bool:
-        """Say that a step was taken: GradientDropping chooses anew every so many of them; returns whether it did.
+    def reselect(self, released: Mapping[str, Tensor] | None = None) -> bool:
+        """Say that a step was taken, with noise and update; whether GradientDropping chose anew. Nothing is traced for it.
 
-        `make_private` does this by itself. No step is traced anew.
+        released: {parameter: noisy gradient}, for that criterion. Refused behind `make_private`, which does this by itself.
         """
-        return self.chooser is not None and self.chooser.advance()
+        return turns.advance(self.chooser, released)
 
     @property
     def kind(self) -> Kind:
@@ -192,7 +192,8 @@ class PrivateModule(nn.Module):
     def empty_step(self, batch: Batch) -> Step:
         """A step without examples: empty vectors, zero gradients; nothing is traced."""
         limit = step_norm(self.max_grad_norm, self.rule())
-        return empty_step(self.complete({}), self.rule(), self.kind, limit, batch.tensors[0].device)
+        return empty_step(self.complete({}), self.rule(), self.kind, limit, batch.tensors[0].device,
+                          turns.trained_by(self.chooser))  # fmt: skip
 
     def backward(self, *batch: Any, mask: Tensor | None = None, **kwargs: Any) -> Step:
         """The same step, its gradients added into `p.grad` in the parameters' dtypes, as autograd would."""
@@ -226,12 +227,12 @@ class PrivateModule(nn.Module):
     def report(self) -> Report:
         """What was chosen for each parameter, at which predicted cost, and why not the others."""
         found = self.ready()
-        notes = found.notes if self.chooser is None else (*found.notes, *self.chooser.notes())
+        notes = (*found.notes, *turns.notes(self.chooser))
         return Report(found.plan, found.unused, notes, found.runner.backend, float(self.max_grad_norm), found.outlook)
 
     def certificate(self, assumed: tuple[str, ...] = ()) -> Certificate:
         """What was shown of the latest step, by which checks, and what was assumed (`assumed` too); text, or `.json()`."""
-        return certificate(self.ready(), self.sensitivity(), assumed, None if self.chooser is None else self.chooser.document())
+        return certificate(self.ready(), self.sensitivity(), assumed, turns.document(self.chooser))
 
     def print_readable(self, print_output: bool = True) -> str:
         """The rewritten graph as text, grouped by module; printed unless print_output is False."""
@@ -269,8 +270,7 @@ class PrivateModule(nn.Module):
                               self.options.hardware, None, self.options.backend, self.batch_dim)  # fmt: skip
         inner.max_grad_norm = self.max_grad_norm
         inner.options, inner.chooser = self.options, self.chooser
-        if self.chooser is not None:
-            self.chooser.attach(inner.program)
+        turns.attach(self.chooser, inner.program)
         return inner
 
     def verify(
@@ -292,8 +292,8 @@ class PrivateModule(nn.Module):
         return self.model.state_dict(*args, **kwargs)
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Load into the model."""
-        return self.model.load_state_dict(*args, **kwargs)
+        """Load into the model; what was pruned is zero again."""
+        return turns.loaded(self.chooser, self.model.load_state_dict(*args, **kwargs))
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles wait for no backward."""

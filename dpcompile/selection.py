@@ -67,33 +67,58 @@ class Selection(nn.Module):
 
     @torch.no_grad()
     def select(self, masks: Mapping[str, Tensor]) -> None:
-        """Train these entries from now on; a mask that does not fit its parameter's layout is refused."""
-        for name, mask in masks.items():
-            layout, current = self.layouts[name], self.mask(name)
-            assert current is not None
-            if mask.shape != current.shape or mask.dtype != torch.bool:
-                raise InvalidInput(f"the mask of {name} must be bool{list(current.shape)}, got {mask.dtype}{list(mask.shape)}")
-            if layout.is_gone and bool(mask.any()):
-                raise InvalidInput(f"{name} was pruned as a whole and has no gradient any more")
-            current.copy_(mask)
-            if layout.dim is not None:
-                self.select_along(name, layout, mask)
+        """Train these entries from now on; masks of which one does not fit its layout are refused, and change nothing."""
+        told = [pair for name, mask in masks.items() for pair in self.checked(name, mask)]
+        for buffer, value in told:
+            buffer.copy_(value)
 
-    def select_along(self, name: str, layout: Layout, mask: Tensor) -> None:
-        """The indices along the layout's dimension that have any trained entry, filled up by others that do not count."""
-        assert layout.dim is not None
-        others = [d for d in range(mask.dim()) if d != layout.dim]
-        used = mask.any(dim=others) if others else mask
-        count = int(used.sum())
-        whole = bool((mask == used.view([-1 if d == layout.dim else 1 for d in range(mask.dim())])).all())
+    def checked(self, name: str, mask: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Buffers and what they will hold: the mask, and the indices along the layout's dimension that have any trained entry,
+        filled up by others that do not count."""
+        layout, current = self.layouts[name], self.mask(name)
+        assert current is not None
+        if mask.shape != current.shape or mask.dtype != torch.bool:
+            raise InvalidInput(f"the mask of {name} must be bool{list(current.shape)}, got {mask.dtype}{list(mask.shape)}")
+        if layout.is_gone and bool(mask.any()):
+            raise InvalidInput(f"{name} was pruned as a whole and has no gradient any more")
+        if layout.dim is None:
+            return [(current, mask)]
+        used = lines(mask, layout.dim)
+        count, whole = int(used.sum()), bool((mask == used.view([-1 if d == layout.dim else 1 for d in range(mask.dim())])).all())
         if count > layout.capacity or (count < layout.capacity and not layout.varies) or not (whole or layout.entries):
             raise InvalidInput(f"the mask of {name} does not fit {layout}: {count} of {len(used)} along dimension {layout.dim}")
         order = torch.argsort(used.to(torch.int8), descending=True, stable=True)[: layout.capacity]
-        index, valid = self.told("index", name), self.told("valid", name)
-        assert index is not None
-        index.copy_(order)
-        if valid is not None:
-            valid.copy_(used[order])
+        pairs = ((current, mask), (self.told("index", name), order), (self.told("valid", name), used[order]))
+        return [(buffer, value) for buffer, value in pairs if buffer is not None]
+
+    def now(self) -> Trained:
+        """What is trained now."""
+        masks = {name: mask for name in self.layouts if (mask := self.mask(name)) is not None}
+        return Trained(masks, {name: mask._version for name, mask in masks.items()})
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What one step trains, by masks that the selection goes on to overwrite; versions: how often they were written to then."""
+
+    masks: Mapping[str, Tensor]
+    versions: Mapping[str, int]
+
+    def mask(self, name: str) -> Tensor | None:
+        """bool[*shape]: which entries of a parameter the step trained, None for all; refused once another part was chosen."""
+        found = self.masks.get(name)
+        if found is not None and found._version != self.versions[name]:
+            raise InvalidInput(
+                f"another part of {name} has been chosen since this step: noise belongs where the step's own sums are. Add noise "
+                "and update first, then call reselect()"
+            )
+        return found
+
+
+def lines(mask: Tensor, dim: int) -> Tensor:
+    """bool[n]: the indices along a dimension at which any entry is True."""
+    others = [d for d in range(mask.dim()) if d != dim]
+    return mask.any(dim=others) if others else mask
 
 
 def held(kind: str, name: str) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dpcompile.clip.kind import Kind
 from dpcompile.clip.rule import Rule
+from dpcompile.selection import Trained
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Step:
     losses: f32[B] per-example losses. norms: f32[B] norms of whole per-example gradients. clip_factors: f32[B], for flat
     clipping min(1, C / norm); with K groups of parameters f32[B, K] in the order of `private.clip_groups`. grads: {parameter
     name: sum over examples of clip_factor * gradient}, float32 or wider. nonfinite: bool[B]. counted: bool[B], the mask.
-    kind, max_grad_norm: how the step was clipped.
+    kind, max_grad_norm: how the step was clipped. parts: what was trained, where passes choose it; see `trained`.
 
     Guarantee: the sum in `grads` changes by at most C (in the joint L2 norm over all parameters) when one example is
     added or removed, up to the slack stated in `dpcompile.kernels.clipping`. `losses`, `norms`, `clip_factors`,
@@ -35,6 +36,14 @@ class Step:
     counted: Tensor
     kind: Kind
     max_grad_norm: float
+    parts: Trained | None = None
+
+    def trained(self, name: str) -> Tensor | None:
+        """bool[*shape]: the entries of a parameter that this step trained, which noise belongs on; None: all of them.
+
+        Raises InvalidInput once `reselect` has chosen others.
+        """
+        return None if self.parts is None else self.parts.mask(name)
 
     @property
     def unclipped(self) -> Tensor:
@@ -62,12 +71,13 @@ class Step:
         return float((self.counted & ~whole).sum()) / count if count else 0.0
 
 
-def empty_step(gradients: dict[str, Tensor], rule: Rule, kind: Kind, max_grad_norm: float, device: torch.device) -> Step:
+def empty_step(gradients: dict[str, Tensor], rule: Rule, kind: Kind, max_grad_norm: float, device: torch.device,
+               parts: Trained | None = None) -> Step:  # fmt: skip
     """The step of no examples; gradients: zeros for every parameter, in the types that sums have."""
     dtype = next((gradient.dtype for gradient in gradients.values()), torch.float32)
     empty, flags = torch.zeros(0, dtype=dtype, device=device), torch.zeros(0, dtype=torch.bool, device=device)
     factors = empty.new_zeros((0, len(rule.groups)) if rule.groups else 0)
-    return Step(empty, empty.clone(), factors, gradients, flags, flags.clone(), kind, max_grad_norm)
+    return Step(empty, empty.clone(), factors, gradients, flags, flags.clone(), kind, max_grad_norm, parts)
 
 
 def add_up(total: dict[str, Tensor], gradients: Mapping[str, Tensor]) -> None:

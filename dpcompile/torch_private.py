@@ -17,6 +17,7 @@ make_fx, functional_call and the sympy symbols are public. What is not, and why 
   module._global_*_hooks, FakeTensor  hooks on all modules, which a trace runs; what must not stay in the user's objects
   overrides' stack of modes         modes around the call, which see every function of torch that a trace comes by
   TorchDispatchMode                 sees every operation of the user's own run, also those inside fused functions
+  Optimizer._optimizer_step_post_hooks  their order: what a step must not change is put back before others look
   _functorch's vmap fallback        which operations torch.vmap runs example by example, and its advice on that at every call
 """
 
@@ -287,14 +288,8 @@ class Around(TorchDispatchMode):
             return func(*args, **(kwargs or {}))
 
 
-def equal_draws() -> Watch:
-    """A context in which every random operation starts from the same seed.
-
-    Two programs that draw in the same shapes then draw the same numbers, in whatever order they do so.
-    """
-
-    def restart(operation: Any, args: tuple[Any, ...]) -> None:
-        if torch.Tag.nondeterministic_seeded in operation.tags:
-            torch.manual_seed(0)
-
-    return Watch(restart)
+def first_post_hook(optimizer: torch.optim.Optimizer, hook: Callable[..., None]) -> torch.utils.hooks.RemovableHandle:
+    """Have a hook called behind every step of an optimizer, ahead of the hooks that it has."""
+    handle = optimizer.register_step_post_hook(hook)
+    optimizer._optimizer_step_post_hooks.move_to_end(handle.id, last=False)  # type: ignore[attr-defined]  # an OrderedDict
+    return handle

@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dpcompile import torch_private
 from dpcompile.analysis.company import COPIES, RUNS
 from dpcompile.analysis.example_axis import example_axis
 from dpcompile.analysis.examples import draw_examples, example_dims, take
@@ -32,7 +31,7 @@ from dpcompile.analysis.rounding import whole_tolerance
 from dpcompile.batch import Batch
 from dpcompile.capture import capture
 from dpcompile.ir.errors import DPCompileError, InvalidInput, VerificationError
-from dpcompile.ir.randomness import has_draws
+from dpcompile.ir.randomness import equal_draws, has_draws
 from dpcompile.losses import Program
 from dpcompile.runtime import Runner
 from dpcompile.step import Step
@@ -147,7 +146,7 @@ class Comparison:
             "the model draws random numbers: every example was compared alone, with the same draws; "
             "examples together were checked on the captured graph with draws held fixed"
         )
-        with torch_private.equal_draws():
+        with equal_draws():
             steps = [self.run(as_batch(self.batch, leaves, 1)) for leaves in singles(self.batch)]
         fields = ("losses", "norms", "clip_factors", "nonfinite", "counted")
         parts: dict[str, Any] = {f: torch.cat([getattr(s, f) for s in steps]) for f in fields}
@@ -184,7 +183,7 @@ class Comparison:
                 found = None
             if found is not None and found.ok:
                 return found
-        with torch_private.equal_draws() if self.random else contextlib.nullcontext():
+        with equal_draws() if self.random else contextlib.nullcontext():
             return self.compared(step, loop(self.program, self.batch, self.factors_of(step)), "in the model's own types")
 
     def compared(self, step: Step, expected: Loop, reference: str) -> Verification:

@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from dpcompile import torch_private
 from dpcompile.analysis.company import MOVED, RUNS, SINGLE
 from dpcompile.analysis.examples import COUNT, draw_examples, example_dims, take
 from dpcompile.analysis.lockstep import Lockstep
@@ -41,7 +40,7 @@ from dpcompile.batch import Batch
 from dpcompile.ir.axis import Batched, Constant, Shared
 from dpcompile.ir.errors import CaptureError, MixedExamplesError, refusal
 from dpcompile.ir.graph import JointGraph, shape_text, where
-from dpcompile.ir.randomness import has_draws
+from dpcompile.ir.randomness import equal_draws, has_draws
 from dpcompile.losses import Program
 from dpcompile.rules.rule import Result
 
@@ -151,7 +150,7 @@ class Check:
 
     def replayed(self, leaves: Sequence[Tensor]) -> list[Any]:
         """The graph's outputs where every random operation starts from the same seed."""
-        with self.as_captured(), torch_private.equal_draws():
+        with self.as_captured(), equal_draws():
             return list(self.joint.module(*self.held, *leaves))
 
     def difference(
@@ -162,7 +161,7 @@ class Check:
         count = "one example" if size == 1 else f"{size} examples"
         culprit = f"the model computes something else when the batch size is {size}"
         try:
-            with torch_private.equal_draws() if self.random else torch.no_grad():
+            with equal_draws() if self.random else torch.no_grad():
                 plain = run_plainly(self.program, self.batch.layout, runs[run], size)
         except FAILURES as error:
             return refusal(f"{culprit}: it fails", self.line(runs), f"on {count}: {first_line(error)}", BRANCH_WAY_OUT)

@@ -62,8 +62,9 @@ class Choice:
                 raise InvalidInput(f"rate={rate!r} is no share of what is taken away; use a number in [0, 1)")
         if isinstance(self.parameters, str):
             raise InvalidInput(f"parameters={self.parameters!r} must be a tuple of names or globs")
-        for name in filter(None, [self.rule().needs]):
-            if getattr(self, name) is None:
+        for name in ("public_batch", "example"):
+            given = getattr(self, name)
+            if (given is None and name == self.rule().needs) or not (given is None or isinstance(given, (tuple, list))):
                 raise InvalidInput(f"criterion={self.criterion!r} needs {name}=, a tuple of tensors")
 
     def rule(self) -> Criterion:

@@ -1,77 +1,134 @@
 """Guards against choosing by the training data: a public batch must not be, or share memory with, what is trained on.
 
-They find mistakes, not malice: nothing can tell from numbers alone whether they are public.
+They find mistakes, not malice: nothing can tell from numbers alone whether they are public, and numbers that were rounded or
+changed in any way are other numbers. Examples are compared by their numbers in order, whatever their shape and type, in tensors
+of two or more dimensions: of labels there are too few to tell anything. So are tensors of two values, such as masks of attention
+and one-hot labels, unless the batch has no others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset, TensorDataset
 
+from dpcompile.batch import Batch, flatten_batch
 from dpcompile.criteria.choices import Choice
 from dpcompile.ir.errors import InvalidInput
 
 LOOKED_AT = 2000
 """Examples of a dataset that has no tensors of its own that are compared with the public batch, evenly spread over it."""
-WAY_OUT = "take public data, or a criterion that needs none (random, magnitude, synflow)"
+PROBES = 64
+"""Numbers of an example of a step that are compared first, evenly spread over it."""
+WAY_OUT = "take public data and a new model, or a criterion that needs none (random, magnitude, synflow)"
+IN_DATA = f"an example of public_batch is in the data that is trained on, so that it is not public: {WAY_OUT}"
 
 
-def public_tensors(choices: Iterable[Choice]) -> list[Tensor]:
-    """All tensors of the public batches."""
-    return [leaf for choice in choices for leaf in leaves(choice.public_batch)]
+class Public:
+    """The examples of the passes' public batches. keys: what equal examples have in common. probes: {numbers per example: i64[P],
+    what their probes have in common}."""
+
+    def __init__(self, choices: Iterable[Choice], batch_dim: Any) -> None:
+        batches = [flatten_batch(tuple(one.public_batch), {}, batch_dim) for one in choices if one.public_batch is not None]
+        if any(leaves(constant) for batch in batches for constant in batch.layout.constants.values()):
+            raise InvalidInput("public_batch holds arrays, or tensors in a container that torch cannot look into: give tensors")
+        self.tensors = [tensor for batch in batches for tensor in batch.tensors]
+        rows = [own for batch in batches for own in telling(examples_of(batch))]
+        self.keys = {key(row) for own in rows for row in own}
+        self.probes: dict[int, Tensor] = {}
+        for own in rows:
+            size = own[0].numel()
+            known = self.probes.get(size, torch.zeros(0, dtype=torch.int64))
+            self.probes[size] = torch.cat([known, probes(own).cpu()])
+
+    def check_batch(self, batch: Batch) -> None:
+        """Refuse a batch of a step that shares memory with a public one or holds one of its examples."""
+        if not self.tensors:
+            return
+        places = [place(tensor) for tensor in self.tensors if tensor.numel()]
+        if any(overlap(place(tensor), own) for tensor in batch.tensors if tensor.numel() for own in places):
+            raise InvalidInput(f"public_batch shares memory with data that is trained on, so that it is not public: {WAY_OUT}")
+        for own in examples_of(batch):
+            known = self.probes.get(own[0].numel()) if len(own) else None
+            if known is None:
+                continue
+            found = torch.isin(probes(own), known.to(own.device))
+            if bool(found.any()) and any(key(row) in self.keys for row in own[found]):
+                raise InvalidInput(IN_DATA)
+
+    def check_dataset(self, dataset: Dataset[Any]) -> None:
+        """Refuse a dataset that holds an example of a public batch; some examples of a large one that is not made of tensors."""
+        if self.keys and any(key(leaf) in self.keys for leaf in dataset_examples(dataset)):
+            raise InvalidInput(IN_DATA)
+
+
+def examples_of(batch: Batch) -> list[Tensor]:
+    """Tensors of the batch with one row per example, those with several numbers in each."""
+    pairs = zip(batch.tensors, (dim for _, dim in batch.layout.tensor_dims()), strict=True)
+    rows = [tensor.movedim(dim, 0) for tensor, dim in pairs if dim is not None and tensor.dim() > 1]
+    return [own for own in rows if own.numel() > len(own)]
+
+
+def telling(rows: list[Tensor]) -> list[Tensor]:
+    """Those that tell examples apart; all if none has more than two values."""
+    return [own for own in rows if len(own.unique()) > 2] or rows
+
+
+def probes(rows: Tensor) -> Tensor:
+    """i64[B]: a sum over some numbers of every example, exact and so the same wherever it is computed."""
+    flat = rows.detach().flatten(1)
+    places = torch.linspace(0, flat.shape[1] - 1, min(PROBES, flat.shape[1]), device=flat.device).round().long()
+    bits = flat[:, places].double().contiguous().view(torch.int64)
+    odd = 2 * torch.arange(len(places), device=flat.device, dtype=torch.int64) + 1
+    return (bits * (odd * 0x9E3779B97F4A7C1 + 2)).sum(1)
+
+
+def key(row: Tensor) -> tuple[int, bytes]:
+    """What equal examples have in common."""
+    return row.numel(), row.detach().cpu().double().contiguous().numpy().tobytes()
+
+
+def place(tensor: Tensor) -> tuple[int, int]:
+    """Where a tensor's memory begins and ends."""
+    storage = tensor.untyped_storage()
+    return storage.data_ptr(), storage.data_ptr() + storage.nbytes()
+
+
+def overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two places have memory in common."""
+    return one[0] < other[1] and other[0] < one[1]
 
 
 def leaves(tree: Any) -> list[Tensor]:
-    """The tensors of nested tuples, lists and dicts."""
-    if isinstance(tree, dict):
-        return leaves(list(tree.values()))
-    if isinstance(tree, (tuple, list)):
-        return [leaf for item in tree for leaf in leaves(item)]
-    return [tree] if isinstance(tree, Tensor) else []
+    """The numbers in an item of a dataset: tensors, arrays, lists of numbers, in nested containers."""
+    if isinstance(tree, Tensor):
+        return [tree]
+    if isinstance(tree, np.ndarray):
+        return [torch.from_numpy(tree)] if tree.dtype.kind in "biuf" else []
+    if isinstance(tree, Mapping):
+        return [leaf for item in tree.values() for leaf in leaves(item)]
+    if isinstance(tree, list) and not any(isinstance(item, (Tensor, np.ndarray)) for item in tree):
+        try:
+            return [torch.as_tensor(np.asarray(tree, dtype=float))]
+        except (ValueError, TypeError):
+            return [leaf for item in tree for leaf in leaves(item)]
+    return [leaf for item in tree for leaf in leaves(item)] if isinstance(tree, (tuple, list)) else []
 
 
-def check_memory(public: Sequence[Tensor], private: Iterable[Tensor]) -> None:
-    """Refuse tensors that share memory."""
-    known = {place(tensor) for tensor in public if tensor.numel()}
-    if any(place(tensor) in known for tensor in private if tensor.numel()):
-        raise InvalidInput(f"public_batch shares memory with data that is trained on, so that it is not public: {WAY_OUT}")
-
-
-def place(tensor: Tensor) -> int:
-    """The address of a tensor's memory."""
-    return tensor.untyped_storage().data_ptr()
-
-
-def check_dataset(public: Sequence[Tensor], dataset: Dataset[Any]) -> None:
-    """Refuse a public batch of which an example (its largest tensor) is in the dataset too."""
-    if not public:
-        return
-    known = {key(row) for tensor in public if tensor.dim() > 1 for row in tensor}
-    for tensor in examples(dataset, public):
-        if key(tensor) in known:
-            raise InvalidInput(
-                f"an example of public_batch is in the data that is trained on, so that it is not public: {WAY_OUT}"
-            )
-
-
-def key(row: Tensor) -> tuple[Any, ...]:
-    """What equal examples have in common."""
-    return tuple(row.shape), row.detach().cpu().double().numpy().tobytes()
-
-
-def examples(dataset: Dataset[Any], public: Sequence[Tensor]) -> Iterator[Tensor]:
-    """Tensors of the dataset's examples; all of a dataset of tensors, some of another one."""
-    if isinstance(dataset, Subset) and isinstance(dataset.dataset, TensorDataset):
-        chosen = torch.as_tensor(dataset.indices)
-        yield from (row for tensor in dataset.dataset.tensors if tensor.dim() > 1 for row in tensor[chosen])
-        return
+def dataset_examples(dataset: Dataset[Any]) -> Iterator[Tensor]:
+    """Tensors of the dataset's examples: all of a dataset of tensors, some of another one."""
+    indices: Sequence[int] | None = None
+    while isinstance(dataset, Subset):
+        indices = list(dataset.indices) if indices is None else [dataset.indices[i] for i in indices]
+        dataset = dataset.dataset
     if isinstance(dataset, TensorDataset):
-        yield from (row for tensor in dataset.tensors if tensor.dim() > 1 for row in tensor)
+        chosen = slice(None) if indices is None else torch.as_tensor(indices, dtype=torch.int64)
+        yield from (row for tensor in dataset.tensors if tensor.dim() > 1 for row in tensor[chosen])
         return
-    count = len(dataset)  # type: ignore[arg-type]
-    for number in range(0, count, max(1, count // LOOKED_AT)):
-        yield from (leaf for leaf in leaves(dataset[number]) if leaf.dim() > 0)
+    indices = range(len(dataset)) if indices is None else indices  # type: ignore[arg-type]
+    for place_in in range(0, len(indices), max(1, len(indices) // LOOKED_AT)):
+        yield from leaves(dataset[indices[place_in]])

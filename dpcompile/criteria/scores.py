@@ -1,12 +1,16 @@
 """What makes an entry important, and where that information comes from. No criterion reads private gradients.
 
-random              random numbers of a generator of its own; reads nothing
+A score is finite, or infinite where nothing is known of an entry: units with such an entry come first, in random order (one
+number is drawn per unit, so that large and small ones are chosen alike).
+
+random              nothing is known of any entry
 magnitude           |w|: the weights as they are, public before training and released after noise afterwards
 snip                |w * dL/dw| on a public batch (Lee et al., "SNIP: single-shot network pruning", 2019, eq. 6)
 public gradient     |dL/dw| on a public batch
-synflow             |w * dR/dw|, R = sum of the outputs of the network of |w| for an input of ones; reads the weights only (Tanaka
-                    et al., "Pruning neural networks without any data by iteratively conserving synaptic flow", 2020, eq. 4)
-released gradient   |what the optimizer last released for the entry|: noise included
+synflow             |w * dR/dw|, R = sum of the outputs of the network of |w| for an input of ones; reads weights and buffers
+                    (Tanaka et al., "Pruning neural networks without any data by iteratively conserving synaptic flow", 2020,
+                    eq. 4)
+released gradient   |what was last released for the entry|: noise included
 """
 
 from __future__ import annotations
@@ -19,6 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dpcompile.batch import flatten_batch
+from dpcompile.capture import preserved
 from dpcompile.ir.errors import InvalidInput
 from dpcompile.losses import Program, public_name
 
@@ -28,13 +34,13 @@ Scores = dict[str, Tensor]
 @dataclass(frozen=True)
 class Known:
     """What a criterion may look at: the program with its weights, a public batch if there is one, an input's shape, released
-    gradients by parameter (infinite where there was none yet), and a source of random numbers."""
+    gradients by parameter (infinite where there was none yet), and where the examples lie in the public batch."""
 
     program: Program
     public_batch: tuple[Any, ...] | None
     example: tuple[Any, ...] | None
     released: Mapping[str, Tensor]
-    generator: torch.Generator
+    batch_dim: Any
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,7 @@ class Criterion:
     """scores(known) -> {parameter: f[*shape]}, larger is more important; source: where the information comes from, in words.
 
     needs: which of the arguments must be given. Iterative criteria are scored anew while units are removed step by step.
+    is_random: whether infinite scores, and with them random order, are its answer and no mistake.
     """
 
     name: str
@@ -49,6 +56,7 @@ class Criterion:
     scores: Callable[[Known], Scores]
     needs: str = ""
     is_iterative: bool = False
+    is_random: bool = False
 
 
 def parameters_of(program: Program) -> dict[str, nn.Parameter]:
@@ -57,8 +65,13 @@ def parameters_of(program: Program) -> dict[str, nn.Parameter]:
 
 
 def random(known: Known) -> Scores:
-    """Uniform numbers."""
-    return {n: torch.rand(p.shape, generator=known.generator).to(p.device) for n, p in parameters_of(known.program).items()}
+    """Nothing is known."""
+    return {name: unknown(p) for name, p in parameters_of(known.program).items()}
+
+
+def unknown(parameter: Tensor) -> Tensor:
+    """f32[*shape], all infinite; one number in memory."""
+    return torch.full((), torch.inf, device=parameter.device).expand(parameter.shape)
 
 
 def magnitude(known: Known) -> Scores:
@@ -69,15 +82,42 @@ def magnitude(known: Known) -> Scores:
 
 
 def public_gradients(known: Known) -> Scores:
-    """dL/dw of the public batch's summed losses, zero where there is none."""
-    assert known.public_batch is not None
+    """dL/dw of the public batch's summed losses, zero where there is none; forward leaves nothing behind in the model."""
     parameters = parameters_of(known.program)
-    with torch.enable_grad():
-        total = known.program(*known.public_batch).sum()
+    with preserved(known.program), buffers_kept(known.program), torch.enable_grad():
+        total = losses_of(known).sum()
         gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
     return {
         name: torch.zeros_like(p) if g is None else g.detach() for (name, p), g in zip(parameters.items(), gradients, strict=True)
     }
+
+
+@contextlib.contextmanager
+def buffers_kept(program: Program) -> Iterator[None]:
+    """Put back what forward writes into buffers."""
+    before = [(buffer, buffer.clone()) for buffer in program.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in before:
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
+
+
+def losses_of(known: Known) -> Tensor:
+    """f[B] of the public batch; refuses a program whose loss is elsewhere, of which there is no gradient."""
+    assert known.public_batch is not None
+    size = flatten_batch(known.public_batch, {}, known.batch_dim).size
+    losses = known.program(*known.public_batch)
+    if not isinstance(losses, Tensor) or losses.shape != (size,):
+        found = list(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+        raise InvalidInput(
+            f"the criterion needs a loss for each of the {size} public examples, f[{size}], and got {found}: give the loss to "
+            "dpcompile(model, loss=...), and public_batch= as the arguments of the compiled step; where the loss stays outside, "
+            "use another criterion"
+        )
+    return losses
 
 
 def public_gradient(known: Known) -> Scores:
@@ -116,8 +156,9 @@ def positive(model: nn.Module) -> Iterator[nn.Module]:
     modes = [(module, module.training) for module in model.modules()]
     try:
         for p, data in saved:
-            if data.is_floating_point():
-                p.data = data.double().abs()
+            if data.is_floating_point():  # a buffer with infinite entries is a mask of attention, not a weight
+                is_weight = isinstance(p, nn.Parameter) or bool(data.isfinite().all())
+                p.data = data.double().abs() if is_weight else data.double()
         yield model.eval()
     finally:
         for p, data in saved:
@@ -127,24 +168,21 @@ def positive(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def released_gradient(known: Known) -> Scores:
-    """|released|; what was never released (infinite) comes first, in random order."""
-    largest, drawn = torch.finfo(torch.float32).max, random(known)
-    seen = {name: known.released[name].abs().double() for name in drawn if name in known.released}
-    unseen = {name: largest * (1 + numbers.double()) for name, numbers in drawn.items()}
-    return {
-        name: torch.where(seen[name].isfinite(), seen[name], unseen[name]) if name in seen else unseen[name] for name in drawn
-    }
+    """|released|; infinite where nothing was, or no number."""
+    parameters = parameters_of(known.program)
+    seen = {name: known.released[name].abs() for name in parameters if name in known.released}
+    return {name: seen[name].nan_to_num(torch.inf, torch.inf) if name in seen else unknown(p) for name, p in parameters.items()}
 
 
 CRITERIA = {
     criterion.name: criterion
     for criterion in (
-        Criterion("random", "random numbers", random),
+        Criterion("random", "random numbers", random, is_random=True),
         Criterion("magnitude", "the weights", magnitude),
         Criterion("snip", "a public batch and the weights", snip, needs="public_batch"),
         Criterion("public gradient", "a public batch", public_gradient, needs="public_batch"),
-        Criterion("synflow", "the weights and the shape of an input", synflow, needs="example", is_iterative=True),
-        Criterion("released gradient", "gradients that were released with noise", released_gradient),
+        Criterion("synflow", "the weights, the buffers and the shape of an input", synflow, needs="example", is_iterative=True),
+        Criterion("released gradient", "gradients that were released with noise", released_gradient, is_random=True),
     )
 }
 PRIVATE = (

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dpcompile.ir.errors import InvalidInput
 from dpcompile.selection import Layout
@@ -31,7 +31,12 @@ Granularity = str | Blocks
 NAMES: Mapping[str, Blocks | None] = {
     "weights": None, "rows": Blocks(0), "channels": Blocks(0), "columns": Blocks(1), "layers": None,
 }  # fmt: skip
-"""rows and channels: outputs of a layer, with their bias; columns: inputs of a layer; layers: whole parameters."""
+"""rows: along the first dimension of a weight, the outputs of most layers, with their bias; channels: the same, for layers whose
+rows are outputs; columns: along the second dimension; layers: whole parameters."""
+INPUTS_FIRST = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+"""Layers whose rows are inputs."""
+OUTPUTS_FIRST = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Bilinear, nn.MultiheadAttention)
+"""Layers whose rows are outputs, each with its entry of the bias."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,16 @@ class Units:
         counts = [self.per_unit(mask) for mask in present.values() if mask is not None]
         return torch.stack(counts).sum(0) > 0 if len(counts) == len(present) else torch.ones(self.count, dtype=torch.bool)
 
+    def is_cut(self, masks: Mapping[str, Tensor]) -> bool:
+        """Whether the masks leave a part of some unit alone."""
+        present = [masks[name] for name in self.members if name in masks]
+        left = [self.per_unit(mask.double()) for mask in present]
+        whole = [self.per_unit(torch.ones_like(mask, dtype=torch.float64)) for mask in present]
+        shares = [count.cpu() / size.cpu().clamp(min=1) for count, size in zip(left, whole, strict=True)]
+        shares += [torch.ones(self.count, dtype=torch.float64)] * (len(self.members) - len(present))
+        table = torch.stack(shares)
+        return bool(((table != table[0]) | ((table > 0) & (table < 1))).any())
+
     def per_unit(self, entries: Tensor) -> Tensor:
         """Sums of one member's entries over each unit."""
         if self.is_whole or self.dim is None:
@@ -85,10 +100,10 @@ class Units:
         lines, dim = kept.repeat_interleave(self.size), self.dim if len(shape) > 1 else 0
         return lines.view([-1 if d == dim else 1 for d in range(len(shape))]).expand(shape)
 
-    def layout(self, most: int, varies: bool, is_static: bool) -> Layout:
-        """How the trained part is told if at most `most` units are: the members of one layer alike."""
-        if is_static and most in (0, self.count):
-            return Layout(is_gone=most == 0)
+    def layout(self, most: int, varies: bool) -> Layout:
+        """How the trained part is told if at most `most` units ever are: the members of one layer alike."""
+        if most == 0:
+            return Layout(is_gone=True)
         if self.is_whole and self.shape:
             return Layout(0, self.shape[0], varies=True)
         if self.dim is None:
@@ -97,14 +112,17 @@ class Units:
 
 
 def units_of(
-    parameters: Mapping[str, Tensor], wanted: Iterable[str], granularity: Granularity | Mapping[str, Granularity]
+    parameters: Mapping[str, Tensor],
+    wanted: Iterable[str],
+    granularity: Granularity | Mapping[str, Granularity],
+    owners: Mapping[str, nn.Module],
 ) -> list[Units]:
-    """The units of every chosen parameter; `wanted`: names or globs, each of which must name something."""
+    """The units of every chosen parameter; `wanted`: names or globs, each of which must name something. owners: their modules."""
     names = chosen(list(parameters), wanted, [n for n, p in parameters.items() if p.dim() > 1])
     found, taken = [], set[str]()
     for name in names:
         if name not in taken:
-            layer = cut(name, parameters, granularity_of(name, granularity))
+            layer = cut(name, parameters, granularity_of(name, granularity), owners.get(name))
             taken |= set(layer.members)
             found.append(layer)
     if not found:
@@ -133,7 +151,7 @@ def granularity_of(name: str, granularity: Granularity | Mapping[str, Granularit
     raise InvalidInput(f'granularity= says nothing of {name}; add its name, a glob, or "*"')
 
 
-def cut(name: str, parameters: Mapping[str, Tensor], granularity: Granularity) -> Units:
+def cut(name: str, parameters: Mapping[str, Tensor], granularity: Granularity, owner: nn.Module | None) -> Units:
     """The units of one parameter, with its module's bias where rows are."""
     shape = tuple(parameters[name].shape)
     if isinstance(granularity, str) and granularity not in NAMES:
@@ -145,6 +163,27 @@ def cut(name: str, parameters: Mapping[str, Tensor], granularity: Granularity) -
         raise InvalidInput(f"{blocks} is no block of rows (dim=0) or columns (dim=1)")
     if len(shape) <= blocks.dim or shape[blocks.dim] % blocks.size:
         raise InvalidInput(f"{name} of shape {list(shape)} cannot be cut into {blocks}; give another granularity= for it")
-    bias = f"{name.removesuffix('weight')}bias"
-    follows = blocks.dim == 0 and name.endswith("weight") and bias in parameters and parameters[bias].shape == shape[:1]
-    return Units((name, bias) if follows and len(shape) > 1 else (name,), shape, blocks.dim, blocks.size)
+    if granularity == "channels" and has_inputs_first(owner):
+        raise InvalidInput(
+            f"the rows of {name}, a weight of {type(owner).__name__}, are inputs: ask for granularity rows (inputs) or columns "
+            "(outputs, without their bias) there"
+        )
+    bias = bias_of(name, parameters, owner) if blocks.dim == 0 and len(shape) > 1 else None
+    return Units((name,) if bias is None else (name, bias), shape, blocks.dim, blocks.size)
+
+
+def has_inputs_first(owner: nn.Module | None) -> bool:
+    """Whether the rows of a layer's weight are its inputs; GPT-2's Conv1D of transformers is such a layer."""
+    return isinstance(owner, INPUTS_FIRST) or type(owner).__name__ == "Conv1D"
+
+
+def bias_of(name: str, parameters: Mapping[str, Tensor], owner: nn.Module | None) -> str | None:
+    """The bias with an entry for every row of a weight. Of a layer that is not known it is the one of that size, unless the rows
+    may as well be inputs."""
+    place, _, last = name.rpartition(".")
+    bias = ".".join(part for part in (place, last.replace("weight", "bias")) if part)
+    shape = parameters[name].shape
+    if "weight" not in last or bias not in parameters or parameters[bias].shape != shape[:1] or has_inputs_first(owner):
+        return None
+    is_known = isinstance(owner, (*OUTPUTS_FIRST, nn.RNNBase, nn.RNNCellBase))
+    return bias if is_known or shape[0] != shape[1] else None

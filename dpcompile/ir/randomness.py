@@ -1,4 +1,4 @@
-"""Which operations of a graph draw random numbers.
+"""Which operations of a graph draw random numbers, and how two programs are made to draw the same.
 
 torch tags an operation that may draw. Fused attention carries the tag for its dropout, which is off in most models; it
 counts only where its probability is not the constant zero.
@@ -7,6 +7,7 @@ counts only where its probability is not the constant zero.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import fx
@@ -40,3 +41,16 @@ def draws(node: fx.Node) -> bool:
 def has_draws(nodes: Iterable[fx.Node]) -> bool:
     """Whether any of the nodes draws random numbers."""
     return any(draws(node) for node in nodes)
+
+
+def equal_draws() -> torch_private.Watch:
+    """A context in which every random operation starts from the same seed.
+
+    Two programs that draw in the same shapes then draw the same numbers, in whatever order they do so.
+    """
+
+    def restart(operation: Any, args: tuple[Any, ...]) -> None:
+        if torch.Tag.nondeterministic_seeded in operation.tags:
+            torch.manual_seed(0)
+
+    return torch_private.Watch(restart)

@@ -18,7 +18,6 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from dpcompile.criteria.public import check_dataset, public_tensors
 from dpcompile.ir.errors import InvalidInput
 from dpcompile.module import PrivateModule, dpcompile
 from dpcompile.training.accountant import Accountant
@@ -193,7 +192,7 @@ def as_private(module: Any, max_grad_norm: float | None, clipping: Any, options:
     elif max_grad_norm is not None:
         module.max_grad_norm = max_grad_norm
     if module.chooser is not None:
-        check_dataset(public_tensors(module.chooser.choices), dataset)
+        module.chooser.check_dataset(dataset)
     return module
 
 

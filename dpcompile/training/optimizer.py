@@ -53,6 +53,9 @@ class PrivateOptimizer(Optimizer):
         self.made_with = self.noise_multiplier  # what was asked for, whatever schedulers and checkpoints make of it
         self.adaptive: AdaptiveQuantile | None = None
         self.observers: list[Callable[[Session], None]] = []
+        if private.chooser is not None:
+            private.chooser.is_driven = True
+            private.chooser.check_updated({name for name, _ in self.released()})
         session.publish(self.released())  # what is in p.grad now is of no step of this training
 
     def __getattr__(self, name: str) -> Any:
@@ -108,10 +111,11 @@ class PrivateOptimizer(Optimizer):
             return loss
         try:
             released = self.release()
-            with others_unchanged(released, trained_masks(self.private, released)):
+            with others_unchanged(self.original_optimizer, released, trained_masks(self.private, released)):
                 self.original_optimizer.step()
             self.session.publish(released)
-            self.choose_anew(released)
+            if self.private.chooser is not None:
+                self.private.chooser.advance()
             for observe in self.observers:
                 observe(self.session)
         finally:
@@ -121,7 +125,9 @@ class PrivateOptimizer(Optimizer):
     @torch.no_grad()
     def release(self) -> Parameters:
         """Account for the step, then put the noisy mean into p.grad of the parameters that are returned."""
-        parameters = self.released()
+        parameters, chooser = self.released(), self.private.chooser
+        if chooser is not None:
+            chooser.follow()
         self.session.check_untouched(parameters)
         assert self.session.current is not None
         release = Release(self.draws.sampling_of(self.session.current.number), checked_noise(self.noise_multiplier))
@@ -141,15 +147,11 @@ class PrivateOptimizer(Optimizer):
         for name, parameter in parameters:
             own = sums[name].to(parameter.dtype)
             parameter.grad = spread(own, masks[name]) if name in masks else own
+        if chooser is not None:  # now, and not behind the user's step, whose hooks may change p.grad
+            chooser.observe({name: p.grad for name, p in parameters if p.grad is not None})
         if self.adaptive is not None:
             self.max_grad_norm = self.adaptive.next_norm(self.session, self.max_grad_norm, self.noise, self.expected_batch_size)
         return parameters
-
-    def choose_anew(self, released: Parameters) -> None:
-        """The step is over: another part of the parameters may be trained in the next one."""
-        if self.private.chooser is not None:
-            self.private.chooser.observe({name: p.grad for name, p in released if p.grad is not None})
-            self.private.reselect()
 
     def released(self) -> Parameters:
         """The trainable parameters that this optimizer updates, in the model's order."""

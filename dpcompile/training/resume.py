@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from dpcompile.criteria.state import is_own, restore, state_of
 from dpcompile.ir.errors import InvalidInput
 from dpcompile.training.accountant import rounded_up
 from dpcompile.training.loader import PrivateLoader
@@ -54,13 +55,13 @@ def run_with_noise(optimizer: PrivateOptimizer, loader: PrivateLoader) -> dict[s
 def selection_state(optimizer: PrivateOptimizer) -> dict[str, Any] | None:
     """Which parts of the parameters are trained, where passes choose them."""
     chooser = optimizer.private.chooser
-    return None if chooser is None else chooser.state()
+    return None if chooser is None else state_of(chooser)
 
 
 def check_selection(state: Any, optimizer: PrivateOptimizer) -> None:
     """Refuse a state of a run with other passes."""
     chooser = optimizer.private.chooser
-    if (state is None) != (chooser is None) or (chooser is not None and not chooser.is_own(state)):
+    if (state is None) != (chooser is None) or (chooser is not None and not is_own(chooser, state)):
         raise InvalidInput(
             "the checkpoint is of a run with other passes= (pruning, dropping); compile the module with the same ones"
         )
@@ -69,7 +70,7 @@ def check_selection(state: Any, optimizer: PrivateOptimizer) -> None:
 def go_on_selecting(state: Any, optimizer: PrivateOptimizer) -> None:
     """Train the parts that the checkpoint's run was training."""
     if optimizer.private.chooser is not None:
-        optimizer.private.chooser.restore(state)
+        restore(optimizer.private.chooser, state)
 
 
 def check_run_with_noise(state: Any, optimizer: PrivateOptimizer, loader: PrivateLoader, target: Target | None) -> None:

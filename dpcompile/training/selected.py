@@ -8,7 +8,9 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
+from dpcompile import torch_private
 from dpcompile.module import PrivateModule
 from dpcompile.training.session import Parameters
 
@@ -31,12 +33,20 @@ def spread(gradient: Tensor, mask: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def others_unchanged(parameters: Parameters, masks: dict[str, Tensor]) -> Iterator[None]:
-    """Put back what is not trained, whatever happened to it inside."""
-    before = [(p, masks[name], p.detach().clone()) for name, p in parameters if name in masks]
+def others_unchanged(optimizer: Optimizer, parameters: Parameters, masks: dict[str, Tensor]) -> Iterator[None]:
+    """Put back what is not trained, whatever the step does to it: before hooks behind the step look at the weights, and behind
+    them."""
+    before = [(p, masks[name].clone(), p.detach().clone()) for name, p in parameters if name in masks]
+
+    @torch.no_grad()
+    def put_back(*_: object) -> None:
+        for parameter, mask, value in before:
+            parameter.copy_(torch.where(mask, parameter, value))
+
+    handle = torch_private.first_post_hook(optimizer, put_back) if before else None
     try:
         yield
     finally:
-        with torch.no_grad():
-            for parameter, mask, value in before:
-                parameter.copy_(torch.where(mask, parameter, value))
+        put_back()
+        if handle is not None:
+            handle.remove()

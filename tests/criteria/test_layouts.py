@@ -1,0 +1,158 @@
+"""Pruning and dropping together: every combination of granularities fits its layout at every step, nothing is half done."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from zoo_case import squares
+from zoo_networks import mlp
+
+from dpcompile import Blocks, GradientDropping, InvalidInput, PrePruning, dpcompile
+
+GRANULARITIES: dict[str, Any] = {
+    "weights": "weights", "rows": "rows", "columns": "columns", "layers": "layers", "pairs of rows": Blocks(0, 2),
+    "fours of rows": Blocks(0, 4), "pairs of columns": Blocks(1, 2),
+}  # fmt: skip
+
+
+def reference(model: nn.Module, x: Tensor, masks: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Norms and clipped sums of masked gradients, example by example."""
+    parameters = dict(model.named_parameters())
+    norms, total = [], {name: torch.zeros_like(p) for name, p in parameters.items()}
+    for row in x.split(1):
+        found = torch.autograd.grad(squares(model, row).sum(), list(parameters.values()))
+        own = {name: g * masks[name] if name in masks else g for name, g in zip(parameters, found, strict=True)}
+        norms.append(torch.stack([g.square().sum() for g in own.values()]).sum().sqrt())
+        for name, gradient in own.items():
+            total[name] += gradient * min(1.0, 1.0 / max(float(norms[-1]), 1e-300))
+    return torch.stack(norms), total
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+@pytest.mark.parametrize("dropped", GRANULARITIES)
+@pytest.mark.parametrize("pruned", GRANULARITIES)
+def test_every_part_of_every_part_is_trained_exactly(pruned: str, dropped: str, scope: str) -> None:
+    torch.manual_seed(0)
+    model, x = mlp(4, 16, 8).double(), torch.randn(3, 4, dtype=torch.float64)
+    passes = [
+        PrePruning(0.4, "random", granularity=GRANULARITIES[pruned], seed=1),
+        GradientDropping(0.5, "random", granularity=GRANULARITIES[dropped], scope=scope, seed=2),
+    ]
+    private = dpcompile(model, loss=squares, passes=passes)
+    for _ in range(4):
+        step = private(x)
+        masks = {name: mask for name, _ in model.named_parameters() if (mask := step.trained(name)) is not None}
+        norms, total = reference(model, x, masks)
+        torch.testing.assert_close(step.norms.double(), norms, rtol=1e-6, atol=1e-12)
+        for name, gradient in total.items():
+            torch.testing.assert_close(step.grads[name].double(), gradient, rtol=1e-6, atol=1e-9)
+        private.reselect()
+    assert len(private.steps.by_key) == 1
+
+
+def test_a_layer_of_one_column_is_pruned_by_weights_and_dropped_by_rows() -> None:
+    private = dpcompile(mlp(1, 64, 3), loss=squares, passes=[PrePruning(0.5), GradientDropping(0.5, granularity="rows", seed=0)])
+    for _ in range(20):
+        private(torch.randn(4, 1))
+        private.reselect()
+
+
+def test_given_rows_without_their_bias_and_dropped_rows() -> None:
+    rows = torch.zeros(16, 5, dtype=torch.bool)
+    rows[:8] = True
+    passes = [PrePruning(masks={"0.weight": rows}), GradientDropping(0.5, granularity="rows", parameters=["0.weight"], seed=0)]
+    private = dpcompile(mlp(5, 16, 3), loss=squares, passes=passes)
+    for _ in range(20):
+        private(torch.randn(4, 5))
+        private.reselect()
+
+
+@pytest.mark.parametrize("granularity", ["weights", "rows", "columns", "layers"])
+def test_a_rate_that_leaves_nothing_leaves_nothing(granularity: str) -> None:
+    model, x = mlp(5, 4, 3), torch.randn(3, 5)
+    private = dpcompile(
+        model, loss=squares, passes=[GradientDropping(0.9999, granularity=granularity, parameters=["*weight"], seed=0)]
+    )
+    step = private(x)
+    for name, gradient in step.grads.items():
+        mask = step.trained(name)
+        assert mask is None or not (mask.any() or gradient.any())
+    assert step.trained("0.weight") is not None and bool(step.norms.isfinite().all())
+
+
+def test_masks_of_which_one_does_not_fit_change_nothing() -> None:
+    private = dpcompile(mlp(5, 8, 4), loss=squares, passes=[GradientDropping(0.5, granularity="rows", seed=0)])
+    selection = private.program.selection
+    assert selection is not None
+    before = {name: tensor.clone() for name, tensor in selection.named_buffers()}
+    masks = {name: ~mask for name in selection.layouts if (mask := selection.mask(name)) is not None}
+    masks["2.weight"] = torch.ones_like(masks["2.weight"])
+    with pytest.raises(InvalidInput, match="does not fit"):
+        selection.select(masks)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in selection.named_buffers())
+
+
+def test_a_step_says_what_it_trained_until_another_part_is_chosen() -> None:
+    private = dpcompile(mlp(5, 8, 4), loss=squares, passes=[PrePruning(0.5, parameters=["2.weight"]),
+                                                            GradientDropping(0.5, seed=0, parameters=["0.weight"])])  # fmt: skip
+    for batch in (torch.randn(3, 5), torch.randn(0, 5)):
+        step = private(batch)
+        mask = step.trained("0.weight")
+        assert mask is not None and not step.grads["0.weight"][~mask].any() and step.trained("0.bias") is None
+        private.reselect()
+        with pytest.raises(InvalidInput, match=r"another part of 0\.weight has been chosen since this step"):
+            step.trained("0.weight")
+    assert dpcompile(mlp(5, 8, 4), loss=squares)(torch.randn(3, 5)).trained("0.weight") is None
+
+
+def test_released_gradients_are_given_by_hand() -> None:
+    private = dpcompile(mlp(5, 8, 4), loss=squares, passes=[GradientDropping(0.5, "released gradient", parameters=["0.weight"])])
+    private(torch.randn(3, 5))
+    with pytest.raises(InvalidInput, match=r"released=.parameter: noisy gradient"):
+        private.reselect()
+    assert private.chooser is not None
+    noisy = torch.arange(40.0).view(8, 5)
+    for _ in range(2):  # what was not trained in the first step comes first in the second
+        private.reselect({"0.weight": noisy})
+    assert private.program.selection is not None
+    mask = private.program.selection.mask("0.weight")
+    assert mask is not None and torch.equal(mask, noisy >= 20)
+
+
+def test_a_parameter_that_is_chosen_must_stay_trainable() -> None:
+    private = dpcompile(mlp(5, 8, 4), loss=squares, passes=[PrePruning(0.5)])
+    private(torch.randn(3, 5))
+    private.model.get_parameter("0.weight").requires_grad_(False)
+    with pytest.raises(InvalidInput, match=r"0\.weight is chosen by passes= and is trained no more"):
+        private(torch.randn(3, 5))
+
+
+def test_masks_are_the_passes_own_and_loaded_weights_are_pruned() -> None:
+    mask = torch.rand(8, 5, generator=torch.Generator().manual_seed(0)) < 0.5
+    given, model = mask.clone(), mlp(5, 8, 4)
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    private = dpcompile(model, loss=squares, passes=[PrePruning(masks={"0.weight": given}), GradientDropping(0.5, seed=0)])
+    given.fill_(True)
+    for _ in range(5):
+        private.reselect()
+        assert not (private.program.selection.mask("0.weight") & ~mask).any()  # type: ignore[union-attr,operator]
+    private.load_state_dict(state)
+    assert not model.get_parameter("0.weight")[~mask].any() and torch.equal(model.get_parameter("2.weight"), state["2.weight"])
+
+
+def bias_goes_with(layer: nn.Module, granularity: str) -> set[str]:
+    """The parameters that are cut together."""
+    model = nn.Sequential(layer)
+    private = dpcompile(model, loss=squares, passes=[PrePruning(0.5, granularity=granularity)])
+    return set(private.program.selection.layouts)  # type: ignore[union-attr]
+
+
+def test_a_bias_goes_with_rows_that_are_outputs() -> None:
+    assert bias_goes_with(nn.Conv2d(6, 6, 3), "rows") == {"0.weight", "0.bias"}
+    assert bias_goes_with(nn.ConvTranspose2d(6, 6, 3), "rows") == {"0.weight"}
+    assert bias_goes_with(nn.LSTMCell(5, 4), "rows") == {"0.weight_ih", "0.weight_hh", "0.bias_ih", "0.bias_hh"}
+    with pytest.raises(InvalidInput, match="weight of ConvTranspose2d, are inputs"):
+        bias_goes_with(nn.ConvTranspose2d(6, 6, 3), "channels")
