@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -56,15 +57,7 @@ def flatten_batch(args: tuple[Any, ...], kwargs: dict[str, Any], batch_dim: Any)
     batch_dim: an int for all tensors, or a pytree prefix of the positional arguments (None = shared); keyword
     arguments take an int prefix, or 0 when the prefix is a tuple.
     """
-    leaves, structure = torch_private.flatten((args, kwargs))
-    paths = [path.replace("[0]", "args", 1) if path.startswith("[0]") else "kwargs" + path[3:]
-             for path in torch_private.leaf_paths((args, kwargs))]  # fmt: skip
-    prefix = batch_dim if isinstance(batch_dim, tuple) and len(batch_dim) == 2 and isinstance(batch_dim[1], dict) else (
-        batch_dim, batch_dim if isinstance(batch_dim, int) else 0)  # fmt: skip
-    try:
-        wanted = torch_private.broadcast_prefix(prefix, (args, kwargs)) if leaves else []
-    except ValueError:
-        raise InvalidInput(f"batch_dim={batch_dim!r} does not fit the structure of the batch: {structure}") from None
+    leaves, structure, text, paths, wanted = flattened(args, kwargs, batch_dim)
     constants = {i: leaf for i, leaf in enumerate(leaves) if not isinstance(leaf, Tensor)}
     dims = tuple(example_axis(leaf, dim) for leaf, dim in zip(leaves, wanted, strict=True))
     sizes = {paths[i]: leaves[i].shape[dim] for i, dim in enumerate(dims) if dim is not None}
@@ -76,10 +69,39 @@ def flatten_batch(args: tuple[Any, ...], kwargs: dict[str, Any], batch_dim: Any)
             f"the tensors of the batch disagree about the number of examples ({listing}). Make them equal, "
             "or say with batch_dim= which axis holds the examples (None for tensors that all examples share)."
         )
-    layout = Layout(structure, tuple(paths), dims, constants)
+    layout = Layout(structure, paths, dims, constants)
     tensors = [dense(leaf) for leaf in leaves if isinstance(leaf, Tensor)]
     leaf_keys = tuple(leaf_key(leaf, dim) for leaf, dim in zip(leaves, dims, strict=True))
-    return Batch(layout, tensors, next(iter(sizes.values())), (str(structure), leaf_keys))
+    return Batch(layout, tensors, next(iter(sizes.values())), (text, leaf_keys))
+
+
+def flattened(args: tuple[Any, ...], kwargs: dict[str, Any],
+              batch_dim: Any) -> tuple[list[Any], Any, str, tuple[str, ...], list[Any]]:  # fmt: skip
+    """Leaves, structure as it is and as text, the leaves' paths, and what batch_dim says of each."""
+    if not kwargs and type(batch_dim) is int and all(type(leaf) is Tensor for leaf in args):
+        return list(args), *structure_of_tensors(len(args)), [batch_dim] * len(args)
+    leaves, structure = torch_private.flatten((args, kwargs))
+    prefix = batch_dim if isinstance(batch_dim, tuple) and len(batch_dim) == 2 and isinstance(batch_dim[1], dict) else (
+        batch_dim, batch_dim if isinstance(batch_dim, int) else 0)  # fmt: skip
+    try:
+        wanted = torch_private.broadcast_prefix(prefix, (args, kwargs)) if leaves else []
+    except ValueError:
+        raise InvalidInput(f"batch_dim={batch_dim!r} does not fit the structure of the batch: {structure}") from None
+    return leaves, structure, str(structure), paths_of((args, kwargs)), wanted
+
+
+@functools.lru_cache(maxsize=64)
+def structure_of_tensors(count: int) -> tuple[Any, str, tuple[str, ...]]:
+    """Structure, its text and paths of so many tensors as positional arguments: the usual batch, looked into once."""
+    tree: tuple[tuple[int, ...], dict[str, Any]] = ((0,) * count, {})
+    structure = torch_private.flatten(tree)[1]
+    return structure, str(structure), paths_of(tree)
+
+
+def paths_of(tree: Any) -> tuple[str, ...]:
+    """The leaves' paths as a user writes them."""
+    return tuple(path.replace("[0]", "args", 1) if path.startswith("[0]") else "kwargs" + path[3:]
+                 for path in torch_private.leaf_paths(tree))  # fmt: skip
 
 
 def traced_batch(example_batch: Any, batch_dim: Any) -> Batch:

@@ -27,6 +27,7 @@ from dpcompile.reads import is_own_name, methods, reads
 
 PLAIN = (bool, int, str, bytes, type(None), torch.dtype, torch.device, type)
 NUMBERS = (np.ndarray, array.array, bytearray)  # by their bytes
+LIBRARIES = ("builtins", "torch", "typing", "abc")
 LONG = 1000  # entries from which on a container counts by identity and length only
 DEEP = 5
 OWN = frozenset(vars(nn.Module())) - {"training"}
@@ -66,12 +67,21 @@ def of_class(kind: type, known: dict[int, Any]) -> tuple[Any, ...]:
     if id(kind) in known:
         return ()
     known[id(kind)] = kind  # told once
-    own = (base for base in kind.__mro__ if base.__module__.split(".")[0] not in ("builtins", "torch", "typing", "abc"))
+    if is_of_libraries(kind):
+        return Same(getattr(kind, "forward", None)), (), (), ()
+    own = (base for base in kind.__mro__ if base.__module__.split(".")[0] not in LIBRARIES)
     plain = tuple((name, value) for base in own for name, value in vars(base).items() if is_plain(name, value))
     functions, values = methods(kind, issubclass(kind, nn.Module))
     known |= {id(function): of_code(function) for function in functions}
     read = of_reads((*reads(functions, known), *values), known, 1)
     return Same(getattr(kind, "forward", None)), plain, tuple(map(of_code, functions)), read
+
+
+@functools.lru_cache(maxsize=4096)
+def is_of_libraries(kind: type) -> bool:
+    """Whether a class and its bases are Python's and torch's own, and no file of the user's."""
+    places = [base.__module__ for base in kind.__mro__]
+    return all(place.split(".")[0] in LIBRARIES and not is_own_name(place) for place in places)
 
 
 def of_code(function: types.FunctionType) -> tuple[Same, Same]:

@@ -27,16 +27,17 @@ class Traces(Generic[T]):
     def get(self, key_now: Callable[[], tuple[Any, ...]], compile_anew: Callable[[], T]) -> T:
         """The compiled thing for the present fingerprint; warns about a model that keeps changing."""
         key = key_now()
-        if key not in self.by_key:
-            compiled = compile_anew()
+        found = self.by_key.get(key)  # once: a key is long, and its hash and comparison are not free
+        if found is None:
+            found = compile_anew()
             key = key_now()  # compiling runs the program, which may keep values that the fingerprint sees, but no step reads
             if len(self.by_key) >= TRACE_LIMIT:
                 warnings.warn(f"dpcompile traced this model {len(self.by_key) + 1} times; the latest change: "
                               f"{changed(list(self.by_key)[-1], key)}", stacklevel=4)  # fmt: skip
                 self.by_key.pop(next(iter(self.by_key)))
-            self.by_key[key] = compiled
-        self.latest = self.by_key[key]
-        return self.latest
+            self.by_key[key] = found
+        self.latest = found
+        return found
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles leave compiled graphs behind; they are made anew at the first call."""
@@ -45,17 +46,18 @@ class Traces(Generic[T]):
 
 def guard_key(program: Program, batch: Batch) -> tuple[Any, ...]:
     """A hashable fingerprint of batch layout, parameters, buffers, modules' attributes, torch's modes."""
-    tensors = [
-        *program.named_parameters(remove_duplicate=False),
-        *program.named_buffers(remove_duplicate=False),
-    ]
-    held = tuple((n, id(t), tuple(t.shape), t.dtype, str(t.device), t.requires_grad, t.stride(), hooks_of(t)) for n, t in tensors)
-    known: dict[int, Any] = {id(own): fingerprint.Same(own) for own in (*(t for _, t in tensors), *program.modules())}
-    modules = tuple(fingerprint.of_module(module, known) for module in program.modules())
+    places = list(program.named_modules(remove_duplicate=False))
+    modules = list({id(module): module for _, module in places}.values())
+    tensors = [(place, name, tensor) for place, module in places for held in (module._parameters, module._buffers)
+               for name, tensor in held.items() if tensor is not None]  # fmt: skip
+    told = tuple(
+        (place, n, id(t), t.shape, t.dtype, t.device, t.requires_grad, t.stride(), hooks_of(t)) for place, n, t in tensors
+    )
+    known: dict[int, Any] = {id(own): fingerprint.Same(own) for own in (*(t for *_, t in tensors), *modules)}
     return (
         ("batch", batch.key),
-        ("parameters", held),
-        ("modules", modules),
+        ("parameters", told),
+        ("modules", tuple(fingerprint.of_module(module, known) for module in modules)),
         ("loss", fingerprint.of_value(program.function, known, 0)),
         ("hooks of all modules", tuple(fingerprint.of_value(hook, known, 0) for hook in torch_private.global_hooks())),
         ("torch", torch_key(batch.tensors[0].device)),

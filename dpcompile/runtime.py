@@ -144,6 +144,8 @@ class Runner(GraphCall):
 
 def apply_buffers(program: Program, raw: Raw) -> None:
     """Write the new values of buffers (which do not depend on the batch) once per step."""
+    if not raw.buffers:
+        return
     buffers = {public_name(name): buffer for name, buffer in program.named_buffers()}
     with torch.no_grad():
         for name, new in raw.buffers.items():
