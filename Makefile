@@ -17,7 +17,7 @@ help:
 	@echo "make test-gpu   the tests marked gpu"
 	@echo "make families   the table of model families: what is exact, what is refused and why (five minutes)"
 	@echo "make bench      time and memory beside other libraries; ARGS='--help' lists the options"
-	@echo "make bench-cost     predicted against measured time of every strategy on 180 layers and 7 models (25 minutes)"
+	@echo "make bench-cost     predicted against measured time of every strategy on 180 layers, the papers' convolutions and 7 models"
 	@echo "make bench-plan     how long planning takes for a transformer of 12 layers"
 	@echo "make bench-papers   the founding papers' experiments; ARGS=rochette, lee-kifer or beltran, --size full on a GPU"
 	@echo "make bench-dropping accuracy, time, memory and noise when a part of the parameters is trained"

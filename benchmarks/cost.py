@@ -1,5 +1,7 @@
 """`make bench-cost`: predicted against measured time of every strategy, and what a wrong choice costs.
 
+Three parts: layers drawn at random, the convolutions of the founding papers' networks, whole models.
+
 The machine is calibrated in the same run. Every option of a site is timed in every round, the first one twice: how far its
 two medians are apart is the noise, and a regret counts only beyond it.
 """
@@ -24,6 +26,7 @@ from scipy.stats import spearmanr
 from benchmarks.cost_grid import Layer, grid
 from benchmarks.cost_models import Model, measure_models
 from benchmarks.cost_table import scatter, write
+from benchmarks.paper_convolutions import paper_convolutions
 from benchmarks.run import RESULTS, describe_machine
 from benchmarks.site_sizes import positions_of
 from dpcompile.analysis.example_axis import example_axis
@@ -35,7 +38,6 @@ from dpcompile.losses import make_program
 from dpcompile.measure.calibrate import calibrate
 from dpcompile.measure.extract import extract
 from dpcompile.measure.tune import seconds_of
-from dpcompile.plan.plan import Option
 from dpcompile.plan.select import options_of
 
 
@@ -43,13 +45,12 @@ class Part(StrEnum):
     """What is measured."""
 
     LAYERS = "layers"
+    PAPERS = "papers"
     MODELS = "models"
-    BOTH = "both"
+    ALL = "all"
 
 
 CPU = torch.device("cpu")
-SHORTEST, LONGEST, MOST = 0.03, 1.0, 101
-"""Seconds that the fastest way is measured for at least, seconds for all ways together, and rounds that are never exceeded."""
 
 
 @dataclass(frozen=True)
@@ -85,19 +86,13 @@ def measure(layer: Layer, hardware: Hardware, rounds: int) -> Measured:
     options, _ = options_of(site, hardware, layer.batch_size)
     programs = {f"{o.norm}+{o.sum}": extract(joint, site, o.norm, o.sum) for o in options}
     first = next(iter(programs.values()))
-    *measured, second = seconds_of([*programs.values(), first], layer.batch_size, CPU, enough(options, rounds))
+    *measured, second = seconds_of([*programs.values(), first], layer.batch_size, CPU, rounds)
     medians = dict(zip(programs, measured, strict=True))
     noise = abs(math.log(second / measured[0]))
     best = min(options, key=lambda option: option.seconds)
     predicted = {f"{o.norm}+{o.sum}": o.seconds for o in options}
     sizes = positions_of(site)
     return Measured(layer.name, layer.batch_size, predicted, medians, noise, f"{best.norm}+{best.sum}", *sizes)
-
-
-def enough(options: Sequence[Option], rounds: int) -> int:
-    """More rounds where all ways are short."""
-    seconds = [option.seconds for option in options]
-    return max(rounds, min(int(SHORTEST / min(seconds)), int(LONGEST / sum(seconds)), MOST))
 
 
 RULES = ("2T^2 <= pd", "always Gram", "always materialise")
@@ -113,7 +108,10 @@ def by_rule(site: Measured, rule: str) -> str:
 
 
 def figures(sites: Sequence[Measured]) -> dict[str, Any]:
-    """Median and 95th percentile of the regret, ours and the rules', and the rank correlation over all options."""
+    """Median and 95th percentile of the regret, ours and the rules', and the rank correlation over all options.
+
+    lost: what the chosen ways of all sites take longer together than the best ones, as a share; noise is not taken off.
+    """
     ours = [site.regret() for site in sites]
     result: dict[str, Any] = {"dpcompile": quantiles(ours)}
     for rule in RULES:
@@ -124,6 +122,7 @@ def figures(sites: Sequence[Measured]) -> dict[str, Any]:
     result["median error"] = float(np.median(errors))
     result["noise"] = float(np.median([site.noise for site in sites]))
     result["sites"] = len(sites)
+    result["lost"] = sum(site.seconds[site.chosen] for site in sites) / sum(min(site.seconds.values()) for site in sites) - 1
     return result
 
 
@@ -136,39 +135,40 @@ def main(
     rounds: Annotated[int, typer.Option(min=3)] = 9,
     seconds: Annotated[float, typer.Option(help="Time for calibration.")] = 120.0,
     only: Annotated[str, typer.Option(help="Sites whose name contains this; results are then not written.")] = "",
-    part: Annotated[Part, typer.Option(help="Layers, models or both; the other part of the results is kept.")] = Part.BOTH,
+    part: Annotated[Part, typer.Option(help="What is measured; the other parts of the results are kept.")] = Part.ALL,
     output: Annotated[Path, typer.Option(help="Folder for results.")] = RESULTS,
 ) -> None:
-    """Calibrate, measure the grid and the models, print the figures, write results/<machine>-cost.{json,md,svg}."""
+    """Calibrate, measure the sites and the models, print the figures, write results/<machine>-cost.{json,md,svg}."""
     console = Console(width=140)
     console.print(f"calibrating for {seconds:.0f} s", style="dim")
     done = calibrate(HARDWARE["cpu"], CPU, seconds)
     console.print(f"{done.measurements} measurements in {done.seconds:.0f} s, spread {done.spread:.1%}")
-    calibration = {"spread": done.spread, "measurements": done.measurements}
     document: dict[str, Any] = {}
-    if part != Part.MODELS:
-        layers = [layer for layer in grid() if only in layer.name]
-        sites = [measure(layer, done.hardware, rounds) for layer in track(layers, console=console)]
-        document |= {"calibration": calibration, "figures": figures(sites), "sites": [asdict(site) for site in sites]}
-        print_sites(console, document["figures"], sites)
-    if part != Part.LAYERS:
+    for name, make in ((Part.LAYERS, grid), (Part.PAPERS, paper_convolutions)):
+        if part in (name, Part.ALL):
+            layers = [layer for layer in make() if only in layer.name]
+            sites = [measure(layer, done.hardware, rounds) for layer in track(layers, str(name), console=console)]
+            document[name] = {"figures": figures(sites), "sites": [asdict(site) for site in sites]}
+            print_sites(console, document[name]["figures"], sites)
+    if part in (Part.MODELS, Part.ALL):
         whole = measure_models(done, rounds, lambda name: console.print(name, style="dim"))
-        document |= {"calibration of models": calibration, "models": [asdict(model) for model in whole]}
+        document[Part.MODELS] = {"models": [asdict(model) for model in whole]}
         print_models(console, whole)
+    calibration = {"spread": done.spread, "measurements": done.measurements}
     if not only:
-        publish(output, document)
+        publish(output, {name: {"calibration": calibration, **found} for name, found in document.items()})
 
 
 def publish(folder: Path, measured: dict[str, Any]) -> None:
-    """Write the results; a part that was not measured stays what it was."""
+    """Write the results; a part that was not measured stays what it was on this machine."""
     machine = describe_machine("cpu")
     path = folder / f"{machine['name']}-cost.json"
     before = json.loads(path.read_text("ascii")) if path.exists() else {}
     document = {**before, "machine": machine, **measured}
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="ascii")
-    if {"sites", "models"} <= document.keys():
-        write(path.with_suffix(".md"), document, [Model.read(facts) for facts in document["models"]])
-        scatter(path.with_suffix(".svg"), [Measured(**facts) for facts in document["sites"]])
+    write(path.with_suffix(".md"), document)
+    if Part.LAYERS in document:
+        scatter(path.with_suffix(".svg"), [Measured(**facts) for facts in document[Part.LAYERS]["sites"]])
 
 
 def print_sites(console: Console, found: dict[str, Any], sites: Sequence[Measured]) -> None:

@@ -10,7 +10,9 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from benchmarks.dropping.results import accuracy, cost, ordinary_ms
 from benchmarks.dropping.sweep import CRITERIA, DROP, PRUNE, Setting
+from benchmarks.dropping.tasks import TASKS
 
 COLORS = dict(zip(DROP, ("tab:blue", "tab:green", "tab:orange", "tab:red"), strict=True))
 
@@ -20,8 +22,8 @@ def accuracies(document: Mapping[str, Any], task: str, stem: str) -> str:
     figure, axes = plt.subplots(1, len(CRITERIA), figsize=(13, 3.6), layout="constrained", sharey=True)
     for axis, criterion in zip(axes, CRITERIA, strict=True):
         for drop in DROP:
-            rows = [found(document, task, criterion, "weights", prune, drop) for prune in PRUNE]
-            known = [(prune, row["accuracy"]) for prune, row in zip(PRUNE, rows, strict=True) if row is not None]
+            pairs = [accuracy(document, Setting(task, criterion, "weights", prune, drop)) for prune in PRUNE]
+            known = [(prune, pair) for prune, pair in zip(PRUNE, pairs, strict=True) if pair is not None]
             if known:
                 means, spreads = [value[0] for _, value in known], [value[1] for _, value in known]
                 axis.errorbar([p for p, _ in known], means, yerr=spreads, color=COLORS[drop], marker="o", markersize=3,
@@ -31,7 +33,9 @@ def accuracies(document: Mapping[str, Any], task: str, stem: str) -> str:
         axis.grid(True, alpha=0.3)
     axes[0].set_ylabel("held-out accuracy")
     axes[0].legend(fontsize=7)
-    figure.suptitle(f"{task}: accuracy at epsilon 3, mean and standard deviation over seeds", fontsize=10)
+    figure.suptitle(
+        f"{task}: accuracy at epsilon {TASKS[task].target_epsilon:g}, mean and standard deviation over seeds", fontsize=10
+    )
     figure.savefig(f"{stem}-{task}-accuracy.svg")
     plt.close(figure)
     return f"{stem}-{task}-accuracy.svg"
@@ -40,7 +44,7 @@ def accuracies(document: Mapping[str, Any], task: str, stem: str) -> str:
 def costs(document: Mapping[str, Any], task: str, stem: str) -> str:
     """Time, memory and noise against the share pruned, for rows (lines) and single weights (dashes)."""
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
-    panels = (("step_ms", "ms per step"), ("bytes", "peak MB"), ("kept", "noise energy, share"))
+    panels = (("step_ms", "ms per step"), ("megabytes", "peak MB"), ("noise", "noise energy, share"))
     for axis, (measure, label) in zip(axes, panels, strict=True):
         for granularity, style in (("rows", "-"), ("weights", "--")):
             for drop in DROP:
@@ -52,7 +56,7 @@ def costs(document: Mapping[str, Any], task: str, stem: str) -> str:
         axis.set_ylabel(label, fontsize=8)
         axis.set_ylim(bottom=0)
         axis.grid(True, alpha=0.3)
-    ordinary = document["extras"].get(f"steps {task}", {}).get("ordinary", {}).get("step_ms")
+    ordinary = ordinary_ms(document, task)
     if ordinary is not None:
         axes[0].axhline(ordinary, color="0.5", linestyle=":", label="ordinary training")
     axes[0].legend(fontsize=6)
@@ -60,17 +64,3 @@ def costs(document: Mapping[str, Any], task: str, stem: str) -> str:
     figure.savefig(f"{stem}-{task}-cost.svg")
     plt.close(figure)
     return f"{stem}-{task}-cost.svg"
-
-
-def cost(document: Mapping[str, Any], setting: Setting, measure: str) -> float | None:
-    """What a setting's step costs: "kept" is of its trainings, the rest of its timed steps."""
-    if measure == "kept":
-        pair = document["points"].get(setting.key, {}).get("kept")
-        return None if pair is None else pair[0]
-    value = document["extras"].get(f"steps {setting.task}", {}).get(setting.key, {}).get(measure)
-    return None if value is None else value * (1e-6 if measure == "bytes" else 1.0)
-
-
-def found(document: Mapping[str, Any], task: str, criterion: str, granularity: str, prune: float, drop: float) -> Any:
-    """One point's {measure: (mean, standard deviation)}, None if it was not measured."""
-    return document["points"].get(Setting(task, criterion, granularity, prune, drop).key)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import product
 from typing import Any
 
+from benchmarks.dropping.results import accuracy, cost, ordinary_ms
 from benchmarks.dropping.step_cost import CUTS
 from benchmarks.dropping.sweep import CRITERIA, DROP, PRUNE, Setting
 from benchmarks.dropping.tasks import TASKS
 
 COLUMNS = (*((criterion, "weights") for criterion in CRITERIA), ("magnitude", "rows"))
+MEASURES = (("step_ms", "{:.2f}"), ("megabytes", "{:.1f}"), ("noise", "{:.0%}"))
 
 
 def markdown(document: Mapping[str, Any]) -> str:
@@ -23,40 +26,31 @@ def markdown(document: Mapping[str, Any]) -> str:
 
 def accuracy_table(document: Mapping[str, Any], task: str) -> Iterator[str]:
     """A row for each pair of rates, a column for each way to prune."""
-    points = document["points"]
-    if not any(key.startswith(f"{task} ") for key in points):
+    if not any(key.startswith(f"{task} ") for key in document["points"]):
         return
     yield f"Held-out accuracy of {task} at epsilon {TASKS[task].target_epsilon:g}, mean ± standard deviation over seeds:\n"
     yield "| pruned | dropped | " + " | ".join(f"{criterion}, {granularity}" for criterion, granularity in COLUMNS) + " |"
     yield "|---|---|" + "---|" * len(COLUMNS)
-    for prune in PRUNE:
-        for drop in DROP:
-            cells = (points.get(Setting(task, *column, prune, drop).key) for column in COLUMNS)
-            shown = ("" if cell is None else f"{cell['accuracy'][0]:.3f} ± {cell['accuracy'][1]:.3f}" for cell in cells)
-            yield f"| {prune:.0%} | {drop:.0%} | " + " | ".join(shown) + " |"
+    for prune, drop in product(PRUNE, DROP):
+        pairs = (accuracy(document, Setting(task, *column, prune, drop)) for column in COLUMNS)
+        shown = ("" if pair is None else f"{pair[0]:.3f} ± {pair[1]:.3f}" for pair in pairs)
+        yield f"| {prune:.0%} | {drop:.0%} | " + " | ".join(shown) + " |"
     yield ""
 
 
 def cost_table(document: Mapping[str, Any], task: str) -> Iterator[str]:
     """Time and memory of a step, and the share of the entries that get noise."""
-    found = document["extras"].get(f"steps {task}")
-    if found is None:
+    ordinary = ordinary_ms(document, task)
+    if ordinary is None:
         return
-    yield f"A step of {task}, by magnitude; ordinary training {found['ordinary']['step_ms']:.2f} ms:\n"
+    yield f"A step of {task}, by magnitude; ordinary training {ordinary:.2f} ms:\n"
     yield "| pruned | dropped | rows: ms | MB | noise energy | weights: ms | MB | noise energy |"
     yield "|---|---|" + "---|" * 6
-    for prune in PRUNE:
-        for drop in DROP:
-            cells = []
-            for kind in ("rows", "weights"):
-                key = Setting(task, "magnitude", kind, prune, drop).key
-                kept = document["points"].get(key, {}).get("kept")
-                cells += [
-                    f"{found[key]['step_ms']:.2f}",
-                    f"{found[key]['bytes'] / 1e6:.1f}",
-                    "" if kept is None else f"{kept[0]:.0%}",
-                ]
-            yield f"| {prune:.0%} | {drop:.0%} | " + " | ".join(cells) + " |"
+    for prune, drop in product(PRUNE, DROP):
+        settings = [Setting(task, "magnitude", kind, prune, drop) for kind in ("rows", "weights")]
+        found = [(cost(document, setting, measure), text) for setting in settings for measure, text in MEASURES]
+        cells = ("" if value is None else text.format(value) for value, text in found)
+        yield f"| {prune:.0%} | {drop:.0%} | " + " | ".join(cells) + " |"
     yield ""
 
 

@@ -21,7 +21,7 @@ from dpcompile.cost.hardware import Hardware
 from dpcompile.ir.graph import JointGraph, value
 from dpcompile.ir.printer import target_text
 from dpcompile.ir.site import Site
-from dpcompile.measure.clock import copies, once
+from dpcompile.measure.clock import OtherOperations, copies, once
 from dpcompile.measure.extract import SiteProgram, extract, number
 from dpcompile.measure.times import Times
 from dpcompile.plan.plan import Option
@@ -30,10 +30,10 @@ from dpcompile.plan.select import Way, options_of
 WITHIN: Final = 2.0
 """Ways whose predicted time is at most so many times the best one's are measured: of kernels longer than those that calibration
 takes, one was seen 1.6 times off."""
-ROUNDS: Final = 7
-FEW_ROUNDS: Final = 3
-LONG: Final = 0.5
-"""Seconds that the ways of a site take together, above which there are no more than FEW_ROUNDS."""
+ROUNDS, FEW_ROUNDS, MOST_ROUNDS = 7, 3, 101
+SHORT, LONG = 0.03, 0.5
+"""Seconds that the fastest way of a site is measured for at least, up to MOST_ROUNDS: a single call of some microseconds says
+little. Seconds that its ways take together, above which there are no more than FEW_ROUNDS."""
 
 
 @dataclass(frozen=True)
@@ -69,21 +69,31 @@ def candidates(options: Iterable[Option]) -> list[Option]:
 
 
 def seconds_of(programs: Iterable[SiteProgram], batch_size: int, device: torch.device, rounds: int = ROUNDS) -> list[float]:
-    """Medians over the rounds behind an untimed one."""
+    """Medians over the rounds behind an untimed one, each call behind other operations; at least so many of what is short."""
     calls = []
     for program in programs:
         first = program.inputs(batch_size)
         count = copies(sum(x.nbytes for x in first))
         calls.append((program.module, [first, *(program.inputs(batch_size) for _ in range(count - 1))]))
     samples: list[list[float]] = [[] for _ in calls]
+    turn, last, other = 0, 1, OtherOperations(device)
     with torch.no_grad():
-        for turn in range(rounds + 1):
-            if turn > FEW_ROUNDS and sum(found[0] for found in samples) > LONG:
-                break
+        while turn <= last:
             for place in [(turn + i) % len(calls) for i in range(len(calls))]:
                 module, sets = calls[place]
+                other.run()
                 samples[place].append(once(module, sets[turn % len(sets)], device))
+            if turn == 1:
+                last = rounds_for([found[1] for found in samples], rounds)
+            turn += 1
     return [statistics.median(found[1:]) for found in samples]
+
+
+def rounds_for(seconds: Sequence[float], least: int) -> int:
+    """How many rounds ways get that take this long each."""
+    if sum(seconds) > LONG:
+        return FEW_ROUNDS
+    return max(least, min(int(SHORT / min(seconds)), MOST_ROUNDS))
 
 
 def key_of(program: SiteProgram, batch_size: int) -> str:

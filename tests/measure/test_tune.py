@@ -18,7 +18,7 @@ from dpcompile.ir.printer import format_graph
 from dpcompile.measure import tune as tuning
 from dpcompile.measure.extract import extract
 from dpcompile.measure.times import Times
-from dpcompile.measure.tune import WITHIN, candidates, key_of, tune
+from dpcompile.measure.tune import FEW_ROUNDS, LONG, MOST_ROUNDS, ROUNDS, SHORT, WITHIN, candidates, key_of, tune
 from dpcompile.plan.plan import Option
 from dpcompile.plan.select import choose, options_of
 
@@ -65,6 +65,21 @@ def test_what_is_measured_decides_and_the_graph_stays_as_it_was(monkeypatch: pyt
     assert plan.strategies()["0.weight"] == ("gram", "bookkeep")
     choice = plan.choices[0]
     assert choice.option.measured and choice.option.seconds == 1.0 and "measured 2.0x slower" in choice.why
+
+
+@pytest.mark.parametrize(("spent", "rounds"), [(1e-5, MOST_ROUNDS), (SHORT / 20, 20), (SHORT, ROUNDS), (0.6 * LONG, FEW_ROUNDS)])
+def test_short_ways_are_called_more_often_than_long_ones(monkeypatch: pytest.MonkeyPatch, spent: float, rounds: int) -> None:
+    made, calls = captured(model(), squares, torch.randn(3, 7, 24)), list[Any]()
+
+    def once(module: Any, operands: Any, device: torch.device) -> float:
+        calls.append(module)
+        return 1e3 if calls.count(module) == 1 else spent
+
+    monkeypatch.setattr(tuning, "once", once)
+    site = made.site("0.weight")
+    programs = [extract(made.joint, site, option.norm, option.sum) for option in options_of(site, CPU, 16)[0][:2]]
+    assert tuning.seconds_of(programs, 16, torch.device("cpu")) == [spent, spent]
+    assert [calls.count(program.module) for program in programs] == [rounds + 1, rounds + 1]
 
 
 def way_of(program: Any) -> tuple[str, str]:

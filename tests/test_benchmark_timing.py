@@ -1,0 +1,73 @@
+"""How often steps are timed: short ones several times in their turn, long ones in a few rounds, very long ones on all threads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from benchmarks import measure, worker
+from benchmarks.cases import Case, floats, per_class
+from benchmarks.measure import FEW_ROUNDS, LONG_SECONDS, MOST_REPEATS, TURN_SECONDS, Step, interleaved
+from benchmarks.worker import Options, prepare
+
+CASE = Case("two pixels", lambda: nn.Sequential(nn.Flatten(), nn.Linear(2, 10)), floats(2), per_class, 3, 1.0)
+
+
+def step_named(name: str) -> Step:
+    """A step that says who it is."""
+    return lambda: {name: torch.zeros(())}
+
+
+def played(monkeypatch: pytest.MonkeyPatch, seconds: Mapping[str, float]) -> list[tuple[str, int]]:
+    """Every call of a step, in the order of calls, with its threads; each takes as long as is said here."""
+    calls: list[tuple[str, int]] = []
+
+    def seconds_of(step: Step, threads: int, device: str) -> float:
+        (name,) = step()
+        calls.append((name, threads))
+        return seconds[name]
+
+    monkeypatch.setattr(measure, "seconds_of", seconds_of)
+    monkeypatch.setattr(worker, "seconds_of", seconds_of)
+    return calls
+
+
+def test_a_step_is_timed_as_often_as_its_length_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {"tiny": 1e-4, "short": TURN_SECONDS / 3, "second": 0.9, "seconds": 2.0, "long": LONG_SECONDS + 1}
+    calls = played(monkeypatch, seconds)
+    rounds = FEW_ROUNDS + 4
+    samples = interleaved({name: (step_named(name), 1) for name in seconds}, rounds, "cpu")
+    timed = {"tiny": MOST_REPEATS * rounds, "short": 3 * rounds, "second": rounds, "seconds": FEW_ROUNDS, "long": FEW_ROUNDS}
+    assert {name: len(found) for name, found in samples.items()} == timed
+    assert all(set(found) == {seconds[name]} for name, found in samples.items())
+    untimed = {name: sum(call == name for call, _ in calls) - timed[name] for name in seconds}
+    assert untimed == {"tiny": rounds, "short": rounds, "second": rounds, "seconds": FEW_ROUNDS, "long": 0}
+
+
+def test_every_round_starts_with_another_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = played(monkeypatch, dict.fromkeys("abc", TURN_SECONDS))
+    interleaved({name: (step_named(name), 1) for name in "abc"}, 3, "cpu")
+    assert "".join(name for name, _ in calls) == "aabbcc" + "bbccaa" + "ccaabb"
+
+
+@pytest.mark.parametrize(("seconds", "tried"), [(LONG_SECONDS + 1, [2]), (LONG_SECONDS - 1, [2, 1])])
+def test_a_step_of_many_seconds_is_tried_with_all_threads_alone(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, tried: list[int]
+) -> None:
+    made: list[int] = []
+
+    def make(case: Case, model: nn.Module, x: Tensor, y: Tensor) -> Step:
+        made.append(torch.get_num_threads())
+        return step_named("only")
+
+    played(monkeypatch, {"only": seconds})
+    monkeypatch.setattr(worker, "ALL_METHODS", {"only": SimpleNamespace(make=make, is_private=True)})
+    monkeypatch.setattr(worker, "checked", lambda step, is_private, reference: 0.0)
+    result: dict[str, Any] = {}
+    _, threads = prepare(CASE, "only", None, Options("", ("only",), 1, (1, 2), "cpu", 300), result)  # type: ignore[arg-type]
+    assert made == tried and threads == result["threads"] == 2 and result["error"] == 0.0
