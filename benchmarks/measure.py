@@ -1,11 +1,12 @@
 """Time and memory of steps, measured so that the numbers can be compared.
 
-Time: every method runs in every round, and each round starts with another method, so a busy moment of the
-machine hits all alike; the median over the rounds counts. The timed step follows an untimed one of the same
-method, as in training: a step that finds the memory another method has just released was 14 % off. Short steps
-are timed several times in their turn (0.03 s together), each by itself; steps of more than a second in three
-rounds only, and of more than three seconds without the untimed one. A step is timed from the call until its
-gradients exist; giving its result back to the allocator is not timed.
+Time: every method runs in every round, so a busy moment of the machine hits all alike; the median over the rounds
+counts, and each round has an order of its own. The timed step follows an untimed one of the same method, as in
+training: a step that finds the memory another method has just released was 14 % off. Short steps are timed several
+times in their turn (0.03 s together), each by itself, behind as many untimed ones: behind a method that had filled
+caches and heap the first ten steps of 1.4 ms took 11 % longer. Steps of more than a second are timed in three rounds
+only, and of more than three seconds without the untimed one. A step is timed from the call until its gradients exist;
+giving its result back to the allocator is not timed.
 
 Memory on a CPU: the peak of what torch's allocator hands out during one warm step, from the profiler's memory
 events, plus the tensors that a method keeps between steps. These are exact bytes and repeat from run to run.
@@ -20,6 +21,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import random
 import statistics
 import tempfile
 import time
@@ -56,16 +58,17 @@ def synchronize(device: str) -> None:
 def interleaved(steps: Mapping[str, tuple[Step, int]], rounds: int, device: str) -> dict[str, list[float]]:
     """Seconds of every step in every round; steps: {name: (step, threads)}."""
     samples: dict[str, list[float]] = {name: [] for name in steps}
-    names, before = list(steps), torch.get_num_threads()
+    before = torch.get_num_threads()
     for number in range(rounds):
-        shift = number % len(names)
-        for name in names[shift:] + names[:shift]:
+        for name in random.Random(number).sample(list(steps), len(steps)):
             step, threads = steps[name]
             if number >= FEW_ROUNDS and min(samples[name]) > FEW_ABOVE_SECONDS:
                 continue
             first = seconds_of(step, threads, device)  # untimed: caches and the allocator as this method's own steps leave them
             long = [first] if first > LONG_SECONDS else []
-            samples[name] += long or [seconds_of(step, threads, device) for _ in range(repeats(first))]
+            count = repeats(first)
+            turn = long or [seconds_of(step, threads, device) for _ in range(2 * count if count > 1 else 1)]
+            samples[name] += turn[-count:]
     torch.set_num_threads(before)
     return samples
 

@@ -46,13 +46,20 @@ def test_a_step_is_timed_as_often_as_its_length_asks(monkeypatch: pytest.MonkeyP
     assert {name: len(found) for name, found in samples.items()} == timed
     assert all(set(found) == {seconds[name]} for name, found in samples.items())
     untimed = {name: sum(call == name for call, _ in calls) - timed[name] for name in seconds}
-    assert untimed == {"tiny": rounds, "short": rounds, "second": rounds, "seconds": FEW_ROUNDS, "long": 0}
+    twice = {"tiny": rounds + timed["tiny"], "short": rounds + timed["short"]}
+    assert untimed == {**twice, "second": rounds, "seconds": FEW_ROUNDS, "long": 0}
 
 
-def test_every_round_starts_with_another_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = played(monkeypatch, dict.fromkeys("abc", TURN_SECONDS))
-    interleaved({name: (step_named(name), 1) for name in "abc"}, 3, "cpu")
-    assert "".join(name for name, _ in calls) == "aabbcc" + "bbccaa" + "ccaabb"
+def test_no_step_always_follows_the_same_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    names, rounds = "abcdefgh", 7
+    calls = played(monkeypatch, dict.fromkeys(names, TURN_SECONDS))
+    interleaved({name: (step_named(name), 1) for name in names}, rounds, "cpu")
+    order = [name for name, _ in calls][::2]  # the untimed ones
+    assert order == [name for name, _ in calls][1::2]
+    turns = [order[start : start + len(names)] for start in range(0, len(order), len(names))]
+    assert len(turns) == rounds and all(sorted(turn) == list(names) for turn in turns)
+    before = {name: {turn[turn.index(name) - 1] for turn in turns if turn[0] != name} for name in names}
+    assert all(len(found) >= 3 for found in before.values())
 
 
 @pytest.mark.parametrize(("seconds", "tried"), [(LONG_SECONDS + 1, [2]), (LONG_SECONDS - 1, [2, 1])])

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import statistics
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -20,7 +19,7 @@ from tqdm import tqdm
 
 from benchmarks.dropping.plot import accuracies, costs
 from benchmarks.dropping.step_cost import CUTS, private_part, step_costs
-from benchmarks.dropping.sweep import CRITERIA, DROP, PRUNE, Setting, trained
+from benchmarks.dropping.sweep import CRITERIA, DROP, PRUNE, Setting, seeds_of
 from benchmarks.dropping.table import markdown
 from benchmarks.dropping.tasks import TASKS
 from benchmarks.experiments.run import calibrated, earlier
@@ -33,12 +32,6 @@ def settings(task: str) -> Iterator[Setting]:
         for drop in DROP:
             yield from (Setting(task, criterion, "weights", prune, drop) for criterion in CRITERIA)
             yield Setting(task, "magnitude", "rows", prune, drop)
-
-
-def spread(rows: list[dict[str, float]]) -> dict[str, tuple[float, float]]:
-    """{measure: (mean, standard deviation)} over the seeds."""
-    columns = {name: [row[name] for row in rows] for name in rows[0]}
-    return {name: (statistics.mean(v), statistics.stdev(v) if len(v) > 1 else 0.0) for name, v in columns.items()}
 
 
 def main(
@@ -84,11 +77,6 @@ def train(document: dict[str, Any], target: Path, names: list[str], seeds: int, 
         for done in tqdm(as_completed(running), total=len(running)):
             document["points"][running[done].key] = done.result()
             write(target, document)
-
-
-def seeds_of(setting: Setting, seeds: int) -> dict[str, tuple[float, float]]:
-    """One point."""
-    return spread([trained(setting, seed) for seed in range(seeds)])
 
 
 def write(target: Path, document: dict[str, Any]) -> None:

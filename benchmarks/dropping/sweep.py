@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -98,3 +99,14 @@ def kept_share(private: Any) -> float:
         mask = None if selection is None else selection.mask(name)
         kept, total = kept + (parameter.numel() if mask is None else int(mask.sum())), total + parameter.numel()
     return kept / total
+
+
+def seeds_of(setting: Setting, seeds: int) -> dict[str, tuple[float, float]]:
+    """{measure: (mean, standard deviation)} of one point; here, where processes that are started anew find it."""
+    return spread([trained(setting, seed) for seed in range(seeds)])
+
+
+def spread(rows: list[dict[str, float]]) -> dict[str, tuple[float, float]]:
+    """The same of trainings that are done."""
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    return {name: (statistics.mean(v), statistics.stdev(v) if len(v) > 1 else 0.0) for name, v in columns.items()}

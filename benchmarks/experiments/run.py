@@ -133,6 +133,8 @@ def earlier(target: Path, head: dict[str, Any]) -> dict[str, Any]:
 def write(target: Path, experiment: Experiment, document: dict[str, Any]) -> None:
     """JSON, Markdown and plots."""
     target.parent.mkdir(parents=True, exist_ok=True)
+    order = list(experiment.points(document["size"]))  # whatever was measured last
+    document["points"] = {name: document["points"][name] for name in order if name in document["points"]}
     document["claims"] = judged(experiment, document)
     target.write_text(json.dumps(document, indent=1) + "\n", encoding="ascii")
     target.with_suffix(".md").write_text(markdown(experiment, document), encoding="utf-8")

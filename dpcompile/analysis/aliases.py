@@ -16,7 +16,18 @@ from torch import Tensor, fx
 
 from dpcompile import torch_private
 from dpcompile.ir.graph import JointGraph
-from dpcompile.kernels import convolution, cross_entropy, dense, embedding, extra_dimension, fallback, layout, reduction, scale
+from dpcompile.kernels import (
+    convolution,
+    cross_entropy,
+    dense,
+    embedding,
+    extra_dimension,
+    fallback,
+    layout,
+    masked,
+    reduction,
+    scale,
+)
 from dpcompile.kernels.copies import Copies
 from dpcompile.kernels.workspace import Workspace
 
@@ -27,7 +38,7 @@ OWN_MEMORY: Final[frozenset[Callable[..., Any]]] = frozenset({
     dense.contract, dense.cross_dense, dense.materialize, dense.sqnorm_gram, dense.sqnorm_materialized, dense.sqnorm_outer,
     embedding.contract_rows, embedding.cross_rows, embedding.cross_rows_dense, embedding.materialize_rows,
     embedding.reach_rows, embedding.sqnorm_rows, extra_dimension.materialize_extra_dimension,
-    fallback.grouped_products, fallback.sum_images, layout.scaled_examples,
+    fallback.grouped_products, fallback.sum_images, layout.scaled_examples, masked.sqnorm_masked,
     reduction.gather, reduction.inner, reduction.sqnorm, reduction.weighted_sum, reduction.weighted_sums,
     scale.channel_scale, scale.group_norm_backward, scale.layer_scale,
 })  # fmt: skip

@@ -98,9 +98,13 @@ def contract(a: Tensor, g: Tensor, factor: Tensor) -> Tensor:
     """Clipped sum f[p, d] of factor[B] * g^T a by book-keeping (Bu et al. 2022), one product over B * T rows.
 
     The narrower operand is scaled, out of place: both may be needed elsewhere, and scaling the wider one
-    costs as much as the product itself when it has to be written to fresh memory.
+    costs as much as the product itself when it has to be written to fresh memory. Where every example has one position,
+    a: f[B, d] and g: f[B, p] will do.
     """
     a, g = widen(a), widen(g)
+    if a.dim() == 2:
+        scale = factor.to(a.dtype)[:, None]
+        return torch.mm((g * scale).t(), a) if g.shape[1] <= a.shape[1] else torch.mm(g.t(), a * scale)
     weight = factor.to(a.dtype)[:, None, None]
     if g.shape[2] <= a.shape[2]:
         g = g * weight

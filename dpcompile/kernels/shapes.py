@@ -13,7 +13,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from dpcompile.kernels import clipping, dense, reduction
+from dpcompile.kernels import clipping, dense, masked, reduction
 
 
 def squares(x: Tensor, *operands: Any) -> Tensor:
@@ -48,6 +48,7 @@ SHAPES: Final[dict[Callable[..., Any], Callable[..., Any]]] = {
     clipping.norms_of: of_dtype,
     clipping.total_squares: lambda parts: squares(parts[0]),
     dense.sqnorm_gram: squares_and_bound,
+    masked.sqnorm_masked: squares_and_bound,
     dense.sqnorm_materialized: squares,
     dense.sqnorm_outer: squares,
     reduction.gather: side_by_side,

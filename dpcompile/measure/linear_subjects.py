@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dpcompile.kernels import dense, embedding, layout, reduction, scale
+from dpcompile.kernels import dense, embedding, layout, masked, reduction, scale
 from dpcompile.kernels.workspace import Workspace
 from dpcompile.measure.subject import Sizes, Subject, full, indices
 from dpcompile.strategies import cross, fused, gram, materialize, outer, rows, sums
+from dpcompile.strategies import masked as masked_outer
 
 HEAVY = 3.0
 """Share of the time for kernels with many sizes to vary."""
@@ -62,6 +63,16 @@ LINEAR = (
         {"B": BATCH, "d": WIDTHS, "p": WIDTHS},
         lambda s, on: (full(on, s["B"], s["d"]), full(on, s["B"], s["p"])),
         dense.sqnorm_outer,
+    ),
+    Subject(
+        masked_outer.WORK,
+        {"B": BATCH, "d": WIDTHS, "p": WIDTHS},
+        lambda s, on: (
+            full(on, s["B"], s["d"]),
+            full(on, s["B"], s["p"]),
+            torch.ones(s["p"], s["d"], dtype=torch.bool, device=on),
+        ),
+        masked.sqnorm_masked,
     ),
     Subject(gram.DENSE_COST.work[0], SEQUENCES, pair, dense.sqnorm_gram, share=HEAVY),
     Subject(

@@ -10,19 +10,32 @@ from torch import fx
 
 from dpcompile.cost.prices import complete
 from dpcompile.ir.cost import Work
-from dpcompile.kernels import convolution, dense, embedding, extra_dimension, layout, projection, reduction, row_products, scale
+from dpcompile.kernels import (
+    convolution,
+    dense,
+    embedding,
+    extra_dimension,
+    layout,
+    masked,
+    projection,
+    reduction,
+    row_products,
+    scale,
+)
 from dpcompile.kernels.geometry import Geometry
 from dpcompile.kernels.workspace import Workspace
 from dpcompile.predict.sizes import Shape, operands, results
 from dpcompile.strategies import cross, fused, gram, materialize, outer, projected, rows, sums
+from dpcompile.strategies import masked as masked_outer
 from dpcompile.strategies.extra_dimension import EXTRA
 
 Sizes = dict[str, float]
 
 
 def pair(a: Shape, g: Shape) -> Sizes:
-    """a: [B, T, d], g: [B, T, p]."""
-    return {"B": a.sizes[0], "T": a.sizes[1], "d": a.sizes[2], "p": g.sizes[2], "P": a.sizes[2] * g.sizes[2]}
+    """a: [B, T, d] or [B, d], g: [B, T, p] or [B, p]."""
+    d, p = a.sizes[-1], g.sizes[-1]
+    return {"B": a.sizes[0], "T": a.sizes[1] if len(a.sizes) == 3 else 1, "d": d, "p": p, "P": d * p}
 
 
 def rows_of(a: Shape, g: Shape) -> Sizes:
@@ -129,6 +142,7 @@ def under_rows(a: Shape, vector: Shape) -> Sizes:
 Measure = Callable[..., Sizes]
 PRICES: dict[Callable[..., Any], tuple[Work, int, Measure]] = {
     dense.sqnorm_outer: (outer.WORK, 2, rows_of),
+    masked.sqnorm_masked: (masked_outer.WORK, 2, rows_of),
     dense.sqnorm_gram: (gram.DENSE_COST.work[0], 2, pair),
     dense.materialize: (materialize.DENSE, 2, pair),
     dense.sqnorm_materialized: (fused.DENSE, 2, pair),

@@ -15,7 +15,7 @@ from torch import fx
 
 from dpcompile.analysis.aliases import Aliases
 from dpcompile.ir.graph import JointGraph
-from dpcompile.kernels import convolution, dense, embedding, extra_dimension, projection, reduction, row_products, scale
+from dpcompile.kernels import convolution, dense, embedding, extra_dimension, masked, projection, reduction, row_products, scale
 from dpcompile.kernels.copies import Copies
 from dpcompile.kernels.geometry import Geometry
 from dpcompile.kernels.workspace import UNFOLDED, Workspace
@@ -144,6 +144,12 @@ def unfolded_chunks(node: fx.Node, batch_size: int) -> float:
     return 0.0 if how.is_pointwise else 4.0 * one * min(x.sizes[0], 2 * step)
 
 
+def squares_and_mask(node: fx.Node, batch_size: int) -> float:
+    """Squares of both operands, and the mask in their type."""
+    a, g, entries = operands(node, batch_size)[:3]
+    return float(a.bytes + g.bytes) + 4.0 * entries.elements
+
+
 def two_of_rows(node: fx.Node, batch_size: int) -> float:
     """Magnitudes of the output gradients, and their products with an output."""
     return 8.0 * operands(node, batch_size)[0].elements
@@ -162,6 +168,7 @@ INSIDE: dict[Callable[..., Any], Callable[[fx.Node, int], float]] = {
     convolution.contract_unfolded: narrower,
     convolution.materialize_grouped: own_result,
     extra_dimension.materialize_extra_dimension: own_result,
+    masked.sqnorm_masked: squares_and_mask,
     dense.sqnorm_gram: tiles,
     convolution.sqnorm_gram_unfolded: tiles,
     dense.sqnorm_materialized: one_workspace,

@@ -6,6 +6,7 @@ from dpcompile.strategies.cross import CROSS
 from dpcompile.strategies.extra_dimension import EXTRA_DIMENSION
 from dpcompile.strategies.fused import FUSED
 from dpcompile.strategies.gram import GRAM
+from dpcompile.strategies.masked import MASKED
 from dpcompile.strategies.materialize import GROUPED_CONVOLUTION, MATERIALIZE
 from dpcompile.strategies.ordinary import ORDINARY, SCALE
 from dpcompile.strategies.outer import OUTER
@@ -16,6 +17,7 @@ from dpcompile.strategies.strategy import NormStrategy, SumStrategy
 from dpcompile.strategies.sums import BOOKKEEP, REUSE, UNFOLD
 
 NORMS: dict[str, NormStrategy] = {
-    s.name: s for s in (OUTER, GRAM, MATERIALIZE, GROUPED_CONVOLUTION, EXTRA_DIMENSION, FUSED, ROWS, CROSS, PROJECTED, ORDINARY)
+    s.name: s
+    for s in (OUTER, MASKED, GRAM, MATERIALIZE, GROUPED_CONVOLUTION, EXTRA_DIMENSION, FUSED, ROWS, CROSS, PROJECTED, ORDINARY)
 }
 SUMS: dict[str, SumStrategy] = {s.name: s for s in (BOOKKEEP, UNFOLD, REUSE, REWEIGHT, SCALE)}

@@ -105,8 +105,9 @@ def emit_bookkeep(contraction: Contraction, norm: NormStrategy, factors: fx.Node
     if isinstance(contraction, Convolution):
         return emitter.call(convolution.contract, contraction.x.node, contraction.g.node, factors, contraction.geometry)
     assert isinstance(contraction, Dense)
-    product = emitter.call(dense.contract, emitter.rows(contraction.a), emitter.rows(contraction.g), factors)
     stacked = len(contraction.node.meta["val"].shape) == 3
+    operands = emitter.flat if contraction.positions == 1 and not stacked else emitter.rows
+    product = emitter.call(dense.contract, operands(contraction.a), operands(contraction.g), factors)
     return emitter.call(torch.ops.aten.unsqueeze.default, product, 0) if stacked else product
 
 
