@@ -81,7 +81,8 @@ def dpcompile(
     module = PrivateModule(model, loss, max_grad_norm, clipping, strategy, schedule, plan, microbatch, hardware,
                            memory_budget, backend, batch_dim, check_examples, passes)  # fmt: skip
     if example_batch is not None:
-        module.compiled(traced_batch(example_batch, batch_dim))
+        with turns.pruned_if_done(module.chooser):
+            module.compiled(traced_batch(example_batch, batch_dim), trains=False)
     return module
 
 
@@ -106,7 +107,7 @@ class PrivateModule(nn.Module):
                                None if memory_budget is None else bytes_of(memory_budget), note, check_examples,
                                kind)  # fmt: skip
         self.rule()  # groups that do not fit the model are refused here
-        self.chooser = turns.chooser_of(passes, self.program, batch_dim)  # behind all other refusals: it prunes the weights
+        self.chooser = turns.chooser_of(passes, self.program, batch_dim)  # last, since it prunes the weights
         self.steps: Traces[Compiled] = Traces()
         self.gradients: Traces[GraphCall] = Traces()
         self.pending: weakref.ref[Pending] | None = None  # of all drop-ins together
@@ -140,9 +141,9 @@ class PrivateModule(nn.Module):
         apply_buffers(self.program, raws[0])
         return self.joined(raws, total, counted)
 
-    def compiled(self, batch: Batch) -> Compiled:
+    def compiled(self, batch: Batch, trains: bool = True) -> Compiled:
         """The compiled step for everything about this batch but its size; traced anew when a guard changed."""
-        turns.check_batch(self.chooser, batch)
+        turns.check_batch(self.chooser, batch, trains)
         backend = ("backend", self.options.backend)
         return self.steps.get(
             lambda: (*guard_key(self.program, batch), backend), lambda: compile_step(self.program, batch, self.options)
@@ -161,7 +162,6 @@ class PrivateModule(nn.Module):
 
     def reselect(self, released: Mapping[str, Tensor] | None = None) -> bool:
         """Say that a step was taken, with noise and update; whether GradientDropping chose anew. Nothing is traced for it.
-
         released: {parameter: noisy gradient}, for that criterion. Refused behind `make_private`, which does this by itself.
         """
         return turns.advance(self.chooser, released)

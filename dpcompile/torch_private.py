@@ -26,6 +26,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -289,7 +290,10 @@ class Around(TorchDispatchMode):
 
 
 def first_post_hook(optimizer: torch.optim.Optimizer, hook: Callable[..., None]) -> torch.utils.hooks.RemovableHandle:
-    """Have a hook called behind every step of an optimizer, ahead of the hooks that it has."""
+    """Have a hook called behind every step of an optimizer, ahead of the hooks that it has; without effect on one that was not
+    made by Optimizer's own constructor, whose steps call no hooks."""
+    if not hasattr(optimizer, "_optimizer_step_post_hooks"):
+        return torch.utils.hooks.RemovableHandle(OrderedDict())
     handle = optimizer.register_step_post_hook(hook)
     optimizer._optimizer_step_post_hooks.move_to_end(handle.id, last=False)  # type: ignore[attr-defined]  # an OrderedDict
     return handle

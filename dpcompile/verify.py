@@ -116,7 +116,7 @@ class Comparison:
         self.rule, self.limit = private.rule(), float(private.max_grad_norm)
         self.notes: list[str] = []
         if count:
-            self.compiled = private.compiled(batch)
+            self.compiled = private.compiled(batch, trains=False)
             nodes = self.compiled.joint.graph.nodes
             self.random = has_draws(nodes)
             self.dtypes = {n.meta["val"].dtype for n in nodes if isinstance(n.meta.get("val"), Tensor)}

@@ -125,7 +125,7 @@ def test_one_example_contributes_at_most_the_clip_norm(make: Any, positions: int
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("positions", [64, 257])
-@pytest.mark.parametrize("strategy", [name for name in NORMS if name != "outer"])
+@pytest.mark.parametrize("strategy", [name for name in NORMS if name not in ("outer", "masked")])  # these have one position
 def test_every_norm_strategy_keeps_the_bound(strategy: str, positions: int, dtype: torch.dtype) -> None:
     models = [make for make in MODELS if accepts(make, strategy)]
     assert models, "no probe for this strategy"

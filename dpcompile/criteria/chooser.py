@@ -45,8 +45,8 @@ class Chooser:
         self.units = self.units_for(self.dropping) if self.dropping is not None else []
         self.left = self.pruned()
         self.selection = self.begun(self.left, self.masks())
-        self.taken: Masks | None = {name: self.parameters[name].detach()[~mask] for name, mask in self.left.items()}
-        self.set_pruned_to_zero()
+        self.taken: Masks | None = {}
+        self.take()
         self.attach(program)
 
     def begun(self, left: Masks, masks: Masks) -> Selection:
@@ -128,8 +128,20 @@ class Chooser:
             raise InvalidInput(
                 'criterion="released gradient" chooses by what was released: call reselect(released={parameter: noisy gradient})'
             )
+        self.check_released(released or {})
         self.observe(released or {})
         return self.advance()
+
+    def check_released(self, released: Mapping[str, Tensor]) -> None:
+        """Refuse gradients that are not those of the parameters that are chosen among."""
+        names = [name for layer in self.units for name in layer.members] if self.reads_released else []
+        wrong = [n for n in names if n not in released or released[n].shape != self.parameters[n].shape] or (
+            set(released) - set(names)
+        )
+        if wrong and self.reads_released:
+            raise InvalidInput(
+                f"released= must hold the noisy gradients of {', '.join(names)}, in their shapes; see {sorted(wrong)}"
+            )
 
     @property
     def reads_released(self) -> bool:
@@ -156,10 +168,9 @@ class Chooser:
             known.copy_(gradient if mask is None else torch.where(mask, gradient, known))
 
     def check_batch(self, batch: Batch) -> None:
-        """Refuse to train on a public batch; the selection is where the parameters have been moved."""
+        """Refuse to train on a public batch."""
         with self.undone_if_refused():
             self.public.check_batch(batch)
-        self.follow()
 
     def check_dataset(self, dataset: Dataset[Any]) -> None:
         """Refuse to train on a dataset that holds an example of a public batch."""
@@ -182,15 +193,17 @@ class Chooser:
     def put_back(self) -> None:
         """Undo the pruning of the weights."""
         for name, values in (self.taken or {}).items():
-            self.parameters[name][~self.left[name]] = values.to(self.parameters[name].device)
+            self.parameters[name][~self.left[name]] = values.to(self.parameters[name])
         self.taken = None
 
     @torch.no_grad()
-    def set_pruned_to_zero(self) -> None:
-        """The network is pruned: what is not left is zero."""
+    def take(self) -> None:
+        """The network is pruned: what is not left is zero; what it was is kept as long as pruning can be undone."""
         parameters = {public_name(name): p for name, p in self.program.named_parameters()}
-        for name, mask in self.left.items():
-            parameter = parameters[name]
+        for name, left in self.left.items():
+            parameter, mask = parameters[name], left.to(parameters[name].device)
+            if self.taken is not None:
+                self.taken[name] = parameter[~mask]
             parameter.copy_(torch.where(mask, parameter, torch.zeros_like(parameter)))
 
 

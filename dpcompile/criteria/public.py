@@ -8,6 +8,8 @@ and one-hot labels, unless the batch has no others.
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -38,7 +40,8 @@ class Public:
             raise InvalidInput("public_batch holds arrays, or tensors in a container that torch cannot look into: give tensors")
         self.tensors = [tensor for batch in batches for tensor in batch.tensors]
         rows = [own for batch in batches for own in telling(examples_of(batch))]
-        self.keys = {key(row) for own in rows for row in own}
+        counts = Counter(key(row) for own in rows for row in own)
+        self.keys = {known for known, count in counts.items() if count == 1}  # positions and the like are in every example
         self.probes: dict[int, Tensor] = {}
         for own in rows:
             size = own[0].numel()
@@ -69,7 +72,7 @@ class Public:
 def examples_of(batch: Batch) -> list[Tensor]:
     """Tensors of the batch with one row per example, those with several numbers in each."""
     pairs = zip(batch.tensors, (dim for _, dim in batch.layout.tensor_dims()), strict=True)
-    rows = [tensor.movedim(dim, 0) for tensor, dim in pairs if dim is not None and tensor.dim() > 1]
+    rows = [real(tensor.movedim(dim, 0)) for tensor, dim in pairs if dim is not None and tensor.dim() > 1]
     return [own for own in rows if own.numel() > len(own)]
 
 
@@ -81,15 +84,22 @@ def telling(rows: list[Tensor]) -> list[Tensor]:
 def probes(rows: Tensor) -> Tensor:
     """i64[B]: a sum over some numbers of every example, exact and so the same wherever it is computed."""
     flat = rows.detach().flatten(1)
-    places = torch.linspace(0, flat.shape[1] - 1, min(PROBES, flat.shape[1]), device=flat.device).round().long()
-    bits = flat[:, places].double().contiguous().view(torch.int64)
+    count = min(PROBES, flat.shape[1])
+    places = torch.arange(count, device=flat.device) * (flat.shape[1] - 1) // max(count - 1, 1)
+    bits = (flat[:, places].double() + 0.0).contiguous().view(torch.int64)  # + 0.0: there are two zeros
     odd = 2 * torch.arange(len(places), device=flat.device, dtype=torch.int64) + 1
     return (bits * (odd * 0x9E3779B97F4A7C1 + 2)).sum(1)
 
 
 def key(row: Tensor) -> tuple[int, bytes]:
     """What equal examples have in common."""
-    return row.numel(), row.detach().cpu().double().contiguous().numpy().tobytes()
+    numbers = (real(row).detach().cpu().double() + 0.0).contiguous().numpy()
+    return numbers.size, hashlib.blake2b(numbers.tobytes(), digest_size=16).digest()
+
+
+def real(tensor: Tensor) -> Tensor:
+    """Complex numbers as pairs."""
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
 def place(tensor: Tensor) -> tuple[int, int]:
@@ -108,7 +118,7 @@ def leaves(tree: Any) -> list[Tensor]:
     if isinstance(tree, Tensor):
         return [tree]
     if isinstance(tree, np.ndarray):
-        return [torch.from_numpy(tree)] if tree.dtype.kind in "biuf" else []
+        return [torch.from_numpy(np.ascontiguousarray(tree, dtype=float))] if tree.dtype.kind in "biuf" else []
     if isinstance(tree, Mapping):
         return [leaf for item in tree.values() for leaf in leaves(item)]
     if isinstance(tree, list) and not any(isinstance(item, (Tensor, np.ndarray)) for item in tree):

@@ -108,7 +108,7 @@ def buffers_kept(program: Program) -> Iterator[None]:
 def losses_of(known: Known) -> Tensor:
     """f[B] of the public batch; refuses a program whose loss is elsewhere, of which there is no gradient."""
     assert known.public_batch is not None
-    size = flatten_batch(known.public_batch, {}, known.batch_dim).size
+    size = flatten_batch(tuple(known.public_batch), {}, known.batch_dim).size
     losses = known.program(*known.public_batch)
     if not isinstance(losses, Tensor) or losses.shape != (size,):
         found = list(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -25,10 +26,23 @@ def chooser_of(passes: Sequence[Choice], program: Program, batch_dim: Any) -> Ch
     return Chooser(passes, program, batch_dim) if passes else None
 
 
-def check_batch(chooser: Chooser | None, batch: Batch) -> None:
-    """Refuse to train on a public batch; the selection is where the parameters have been moved."""
+def check_batch(chooser: Chooser | None, batch: Batch, trains: bool) -> None:
+    """Refuse to train on a public batch (tracing and verifying release nothing); the selection is where the parameters are."""
     if chooser is not None:
-        chooser.check_batch(batch)
+        if trains:
+            chooser.check_batch(batch)
+        chooser.follow()
+
+
+@contextlib.contextmanager
+def pruned_if_done(chooser: Chooser | None) -> Iterator[None]:
+    """What is refused inside leaves the weights as they were before pruning."""
+    try:
+        yield
+    except Exception:
+        if chooser is not None:
+            chooser.put_back()
+        raise
 
 
 def trained_by(chooser: Chooser | None) -> Trained | None:
@@ -53,7 +67,7 @@ def attach(chooser: Chooser | None, program: Program) -> None:
 def loaded(chooser: Chooser | None, keys: Any) -> Any:
     """Weights were loaded: what was pruned is zero again. keys: what loading returned."""
     if chooser is not None:
-        chooser.set_pruned_to_zero()
+        chooser.take()
     return keys
 
 

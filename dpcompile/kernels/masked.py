@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dpcompile.kernels.gram import operand_rounding, rounding_gamma
-from dpcompile.kernels.reduction import widen
+from dpcompile.kernels.gram import rounding_gamma
 
 MORE = 8
-"""Roundings beyond those of the two sums: two squares, a product, the conversion of the result."""
+"""Roundings beyond those of the two sums: two squares and a product."""
 
 
 def sqnorm_masked(a: Tensor, g: Tensor, entries: Tensor) -> tuple[Tensor, Tensor]:
@@ -17,15 +16,14 @@ def sqnorm_masked(a: Tensor, g: Tensor, entries: Tensor) -> tuple[Tensor, Tensor
     bounds the error.
 
     |M * g a^T|^2 = sum_ij M_ij g_i^2 a_j^2 = <g^2 M, a^2>: one matrix product of squares. Every term is at least zero, so that
-    nothing cancels and S is the result itself. 2 B p d FLOPs; extra memory: the squares, and M in their type.
+    nothing cancels and S is the result itself. In float64 whatever the operands are: squares of small float32 numbers would
+    vanish before they meet large ones, and a norm that is too small is a hole. 2 B p d FLOPs; extra memory: squares and M.
     """
-    a, g = widen(a).square(), widen(g).square()
-    reached = torch.mm(g, entries.to(g.dtype))
-    squared = (reached * a).sum(1, dtype=torch.float64)
+    a, g = a.double().square(), g.double().square()
+    squared = (torch.mm(g, entries.double()) * a).sum(1)
     return squared, squared
 
 
-def masked_gamma(dtype: torch.dtype, d: int, p: int) -> float:
-    """gamma of `sqnorm_masked`: a term goes through p + d roundings of sums and a few of its own; TensorFloat32 rounds the two
-    factors of the product once more."""
-    return rounding_gamma(dtype, d + p + MORE, 4 * operand_rounding())
+def masked_gamma(d: int, p: int) -> float:
+    """gamma of `sqnorm_masked`: a term goes through p + d roundings of sums and a few of its own."""
+    return rounding_gamma(torch.float64, d + p + MORE, 0.0)

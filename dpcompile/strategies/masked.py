@@ -13,17 +13,17 @@ from dpcompile.ir.cost import BYTES, D_IN, D_OUT, B, Cost, Work
 from dpcompile.ir.graph import value
 from dpcompile.ir.site import Dense, Site
 from dpcompile.kernels import kept_part, masked
-from dpcompile.strategies.emitter import Emitter, dtype_of
+from dpcompile.strategies.emitter import Emitter
 from dpcompile.strategies.strategy import NormStrategy, SquaredNorm
 
 aten = torch.ops.aten
 ROWS, WEIGHT = B * (D_IN + D_OUT), D_IN * D_OUT
 WORK = Work(
     "masked outer", matrix_flops=2 * B * WEIGHT, other_flops=2 * ROWS + WEIGHT,
-    bytes_moved=BYTES * (4 * ROWS + 2 * WEIGHT), fresh_bytes=BYTES * (2 * ROWS + WEIGHT), launches=8,
+    bytes_moved=BYTES * (8 * ROWS + 4 * WEIGHT), fresh_bytes=BYTES * (4 * ROWS + 2 * WEIGHT), launches=8,
     product=(1, B, D_OUT, D_IN), features=(B, D_IN, D_OUT),
 )  # fmt: skip
-COST = Cost((WORK,), workspace_bytes=BYTES * (2 * ROWS + WEIGHT))
+COST = Cost((WORK,), workspace_bytes=2 * BYTES * (ROWS + WEIGHT))
 
 
 def entries_of(site: Site) -> tuple[fx.Node, bool] | None:
@@ -41,10 +41,18 @@ def entries_of(site: Site) -> tuple[fx.Node, bool] | None:
             found = entries, flipped
         elif node.target is aten.t.default:
             flipped = not flipped
-        elif node.target is not kept_part.place:  # what is put in its place among zeros has the same norm
+        elif node.target is not kept_part.place and not widens(current, node):  # both keep norms
             return None
         current = node
     return found
+
+
+def widens(before: fx.Node, node: fx.Node) -> bool:
+    """Whether a node converts to a type that holds every number of the one before (autocast)."""
+    if node.target is not aten._to_copy.default:
+        return False
+    target = value(node).dtype
+    return torch.promote_types(value(before).dtype, target) == target
 
 
 def declines(site: Site) -> str | None:
@@ -67,7 +75,7 @@ def emit(site: Site, emitter: Emitter) -> SquaredNorm:
     entries, flipped = found
     entries = emitter.call(aten.t.default, entries) if flipped else entries
     pair = emitter.call(masked.sqnorm_masked, emitter.flat(contraction.a), emitter.flat(contraction.g), entries)
-    gamma = masked.masked_gamma(dtype_of(contraction.g.node), contraction.d, contraction.p)
+    gamma = masked.masked_gamma(contraction.d, contraction.p)
     return SquaredNorm(emitter.item(pair, 0), ((emitter.item(pair, 1), gamma),))
 
 

@@ -54,8 +54,8 @@ class PrivateOptimizer(Optimizer):
         self.adaptive: AdaptiveQuantile | None = None
         self.observers: list[Callable[[Session], None]] = []
         if private.chooser is not None:
-            private.chooser.is_driven = True
             private.chooser.check_updated({name for name, _ in self.released()})
+            private.chooser.is_driven = True
         session.publish(self.released())  # what is in p.grad now is of no step of this training
 
     def __getattr__(self, name: str) -> Any:

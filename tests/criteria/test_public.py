@@ -157,6 +157,35 @@ def test_a_module_that_was_refused_stays_refused() -> None:
         private(OTHER, OTHER[:, :3].argmax(1))
 
 
+def test_tracing_and_verifying_on_public_data_train_nothing() -> None:
+    public = (OTHER, OTHER[:, :3].argmax(1))
+    private = dpcompile(network(), loss=losses, passes=[PrePruning(0.5, "snip", public_batch=public)], example_batch=public)
+    assert private.verify(*public).ok
+    private(X, Y)
+
+
+def test_what_every_example_has_is_no_example() -> None:
+    positions = torch.arange(5.0).expand(6, 5)
+
+    def both(model: nn.Module, x: Tensor, p: Tensor, y: Tensor) -> Tensor:
+        return losses(model, x + p, y)
+
+    public = (OTHER, positions, OTHER[:, :3].argmax(1))
+    private = dpcompile(network(), loss=both, passes=[PrePruning(0.5, "snip", public_batch=public)])
+    private(X[:6], positions.clone(), Y[:6])
+
+
+def test_pruning_is_undone_in_another_type_and_for_loaded_weights() -> None:
+    private = snip(X[:20], Y[:20])
+    state = {name: torch.randn_like(tensor) for name, tensor in private.model.state_dict().items()}
+    private.load_state_dict(state)
+    private.double()
+    with pytest.raises(InvalidInput, match="it is not public"):
+        private(X.double(), Y)
+    with pytest.raises(InvalidInput, match="it is not public"):
+        snip(X[:20], Y[:20])(X, Y)
+
+
 def test_the_first_step_makes_pruning_final() -> None:
     private = snip(OTHER, OTHER[:, :3].argmax(1))
     private(X, Y)

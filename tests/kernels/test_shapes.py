@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dpcompile.kernels import clipping, dense, reduction
+from dpcompile.kernels import clipping, dense, masked, reduction
 from dpcompile.kernels.shapes import SHAPES
 
 HALF, WIDE = torch.bfloat16, torch.float64
@@ -43,6 +43,7 @@ CALLS: dict[Callable[..., Any], list[tuple[Any, ...]]] = {
     dense.sqnorm_gram: [(sequence(2, dtype), sequence(7, dtype)) for dtype in (HALF, WIDE)],
     dense.sqnorm_materialized: [(sequence(2, dtype), sequence(7, dtype)) for dtype in (HALF, WIDE)],
     dense.sqnorm_outer: [(torch.randn(3, 2), torch.randn(3, 7, dtype=WIDE))],
+    masked.sqnorm_masked: [(torch.randn(3, 2), torch.randn(3, 7, dtype=WIDE), torch.ones(7, 2, dtype=torch.bool))],
     reduction.gather: [([torch.randn(3, 2, 5), torch.randn(3), torch.randn(3, 0)],)],
     reduction.sqnorm: [(torch.randn(3),), (sequence(7, HALF),), (torch.randn(0, 5),)],
     reduction.weighted_sum: [

@@ -26,7 +26,7 @@ def test_the_kernel_is_the_norm_of_what_is_kept(size: int, d: int, p: int) -> No
     torch.testing.assert_close(squared, expected, rtol=1e-13, atol=0)
     single, bound = sqnorm_masked(a.float(), g.float(), entries)
     true = (torch.einsum("bp,bd->bpd", g.float().double(), a.float().double()) * entries).flatten(1).square().sum(1)
-    assert bool(((single - true).abs() <= masked_gamma(torch.float32, d, p) * bound).all())
+    assert bool(((single - true).abs() <= masked_gamma(d, p) * bound).all())
     assert single.dtype == torch.float64
 
 
@@ -34,7 +34,16 @@ def test_equal_entries_stay_within_the_bound() -> None:
     a, g = torch.full((3, 4096), 1.1), torch.full((3, 1024), 0.7)
     squared, bound = sqnorm_masked(a, g, torch.ones(1024, 4096, dtype=torch.bool))
     true = a.double().square().sum(1) * g.double().square().sum(1)
-    assert bool(((squared - true).abs() <= masked_gamma(torch.float32, 4096, 1024) * bound).all())
+    assert bool(((squared - true).abs() <= masked_gamma(4096, 1024) * bound).all())
+
+
+@pytest.mark.parametrize(("large", "small"), [(1e19, 2.5e-23), (3e38, 1e-44), (1e-20, 1e-20)])
+def test_small_numbers_that_meet_large_ones_are_not_lost(large: float, small: float) -> None:
+    a, g = torch.full((2, 64), large), torch.full((2, 32), small)
+    entries = torch.ones(32, 64, dtype=torch.bool).tril()
+    squared, _ = sqnorm_masked(a, g, entries)
+    true = (torch.einsum("bp,bd->bpd", g.double(), a.double()) * entries).flatten(1).square().sum(1)
+    torch.testing.assert_close(squared, true, rtol=1e-13, atol=0)
 
 
 def loop(model: nn.Module, x: Tensor, masks: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
