@@ -30,9 +30,9 @@ def test_a_networks_convolutions_are_sites_of_their_own() -> None:
     layers = list(convolutions_of(case))
     assert [(layer.batch_size, layer.shape) for layer in layers] == [(7, (3, 5, 5)), (7, (4, 5, 5)), (7, (4, 5, 5))]
     assert len({layer.name for layer in layers}) == 2 and all(layer.make.bias is None for layer in layers)
-    first = case.model("cpu")[0]  # type: ignore[index]
+    weight = case.model("cpu").get_parameter("0.weight")
     x = layers[0].batch(2)
-    assert_close(layers[0].make(x), torch.conv2d(x, first.weight, None, padding=1))
+    assert_close(layers[0].make(x), torch.conv2d(x, weight, None, padding=1))
 
 
 def site(chosen: str, gram: float, materialize: float) -> Measured:

@@ -134,14 +134,14 @@ class Chooser:
 
     def check_released(self, released: Mapping[str, Tensor]) -> None:
         """Refuse gradients that are not those of the parameters that are chosen among."""
-        names = [name for layer in self.units for name in layer.members] if self.reads_released else []
-        wrong = [n for n in names if n not in released or released[n].shape != self.parameters[n].shape] or (
-            set(released) - set(names)
-        )
-        if wrong and self.reads_released:
-            raise InvalidInput(
-                f"released= must hold the noisy gradients of {', '.join(names)}, in their shapes; see {sorted(wrong)}"
-            )
+        if not self.reads_released:
+            return
+        names = {name for layer in self.units for name in layer.members}
+        shapes = {name: tensor.shape for name, tensor in released.items()}
+        wrong = sorted((names ^ set(shapes)) | {n for n in names & set(shapes) if shapes[n] != self.parameters[n].shape})
+        if wrong:
+            told = ", ".join(sorted(names))
+            raise InvalidInput(f"released= must hold the noisy gradients of {told}, in their shapes; see {', '.join(wrong)}")
 
     @property
     def reads_released(self) -> bool:

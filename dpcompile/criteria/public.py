@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -136,9 +136,9 @@ def dataset_examples(dataset: Dataset[Any]) -> Iterator[Tensor]:
         indices = list(dataset.indices) if indices is None else [dataset.indices[i] for i in indices]
         dataset = dataset.dataset
     if isinstance(dataset, TensorDataset):
-        chosen = slice(None) if indices is None else torch.as_tensor(indices, dtype=torch.int64)
-        yield from (row for tensor in dataset.tensors if tensor.dim() > 1 for row in tensor[chosen])
+        rows = slice(None) if indices is None else torch.as_tensor(indices, dtype=torch.int64)
+        yield from (row for tensor in dataset.tensors if tensor.dim() > 1 for row in tensor[rows])
         return
-    indices = range(len(dataset)) if indices is None else indices  # type: ignore[arg-type]
-    for place_in in range(0, len(indices), max(1, len(indices) // LOOKED_AT)):
-        yield from leaves(dataset[indices[place_in]])
+    looked_through = range(len(cast(Sized, dataset))) if indices is None else indices
+    for position in range(0, len(looked_through), max(1, len(looked_through) // LOOKED_AT)):
+        yield from leaves(dataset[looked_through[position]])

@@ -24,11 +24,11 @@ def best(choice: Choice, units: Sequence[Units], scores: Mapping[str, Tensor], r
     eligible = [layer.eligible(within) for layer in units]
     of_all = choice.rule().is_iterative  # its rate is of all units, however many the last iteration has left
     totals = [layer.count if of_all else int(those.sum()) for layer, those in zip(units, eligible, strict=True)]
-    rows = [torch.where(those.to(row.device), row, -torch.inf) for layer, those in zip(units, eligible, strict=True)
-            for row in [in_random_order(layer.scores(scores), choice, generator)]]  # fmt: skip
+    ordered = [in_random_order(layer.scores(scores), choice, generator) for layer in units]
+    rows = [torch.where(those.to(row.device), row, -torch.inf) for row, those in zip(ordered, eligible, strict=True)]
     found = Masks()
     for members in pools(choice, units):
-        pooled = torch.cat([rows[i].cpu() for i in members])
+        pooled = torch.cat([rows[i].to(rows[members[0]].device) for i in members])  # sorted where the weights are
         kept = largest(pooled, kept_of(rate, sum(totals[i] for i in members)))
         for i, flags in zip(members, kept.split([len(rows[i]) for i in members]), strict=True):
             found |= units[i].masks(flags, {name: tuple(scores[name].shape) for name in units[i].members})

@@ -136,13 +136,12 @@ def synflow(known: Known) -> Scores:
     assert known.example is not None
     parameters = parameters_of(known.program)
     inputs = [torch.ones_like(x, dtype=torch.float64) if x.is_floating_point() else torch.ones_like(x) for x in known.example]
+    names = [name for name, _ in known.program.model.named_parameters() if name in parameters]  # and not those of the loss
     with positive(known.program.model) as model, torch.enable_grad():
-        own = [parameters[name] for name in parameters if name in dict(model.named_parameters())]
         outputs = model(*inputs)
         total = (outputs if isinstance(outputs, Tensor) else outputs[0]).sum()
-        gradients = torch.autograd.grad(total, own, allow_unused=True)
-    names = [name for name in parameters if name in dict(known.program.model.named_parameters())]
-    flows = {n: torch.zeros_like(parameters[n]) if g is None else g for n, g in zip(names, gradients, strict=True)}
+        gradients = torch.autograd.grad(total, [parameters[name] for name in names], allow_unused=True)
+    flows = {name: flow for name, flow in zip(names, gradients, strict=True) if flow is not None}
     return {
         name: (flows[name].double() * p.detach().double()).abs() if name in flows else torch.zeros_like(p)
         for name, p in parameters.items()

@@ -37,12 +37,11 @@ def check_batch(chooser: Chooser | None, batch: Batch, trains: bool) -> None:
 @contextlib.contextmanager
 def pruned_if_done(chooser: Chooser | None) -> Iterator[None]:
     """What is refused inside leaves the weights as they were before pruning."""
-    try:
-        yield
-    except Exception:
+    with contextlib.ExitStack() as undo:
         if chooser is not None:
-            chooser.put_back()
-        raise
+            undo.callback(chooser.put_back)
+        yield
+        undo.pop_all()
 
 
 def trained_by(chooser: Chooser | None) -> Trained | None:

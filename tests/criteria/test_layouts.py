@@ -10,12 +10,19 @@ from torch import Tensor, nn
 from zoo_case import squares
 from zoo_networks import mlp
 
-from dpcompile import Blocks, GradientDropping, InvalidInput, PrePruning, dpcompile
+from dpcompile import Blocks, GradientDropping, InvalidInput, PrePruning, PrivateModule, dpcompile
+from dpcompile.selection import Selection
 
 GRANULARITIES: dict[str, Any] = {
     "weights": "weights", "rows": "rows", "columns": "columns", "layers": "layers", "pairs of rows": Blocks(0, 2),
     "fours of rows": Blocks(0, 4), "pairs of columns": Blocks(1, 2),
 }  # fmt: skip
+
+
+def selection_of(private: PrivateModule) -> Selection:
+    """What a module's steps train."""
+    assert private.program.selection is not None
+    return private.program.selection
 
 
 def reference(model: nn.Module, x: Tensor, masks: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -85,8 +92,7 @@ def test_a_rate_that_leaves_nothing_leaves_nothing(granularity: str) -> None:
 
 def test_masks_of_which_one_does_not_fit_change_nothing() -> None:
     private = dpcompile(mlp(5, 8, 4), loss=squares, passes=[GradientDropping(0.5, granularity="rows", seed=0)])
-    selection = private.program.selection
-    assert selection is not None
+    selection = selection_of(private)
     before = {name: tensor.clone() for name, tensor in selection.named_buffers()}
     masks = {name: ~mask for name in selection.layouts if (mask := selection.mask(name)) is not None}
     masks["2.weight"] = torch.ones_like(masks["2.weight"])
@@ -113,12 +119,10 @@ def test_released_gradients_are_given_by_hand() -> None:
     private(torch.randn(3, 5))
     with pytest.raises(InvalidInput, match=r"released=.parameter: noisy gradient"):
         private.reselect()
-    assert private.chooser is not None
     noisy = torch.arange(40.0).view(8, 5)
     for _ in range(2):  # what was not trained in the first step comes first in the second
         private.reselect({"0.weight": noisy})
-    assert private.program.selection is not None
-    mask = private.program.selection.mask("0.weight")
+    mask = selection_of(private).mask("0.weight")
     assert mask is not None and torch.equal(mask, noisy >= 20)
 
 
@@ -138,7 +142,8 @@ def test_masks_are_the_passes_own_and_loaded_weights_are_pruned() -> None:
     given.fill_(True)
     for _ in range(5):
         private.reselect()
-        assert not (private.program.selection.mask("0.weight") & ~mask).any()  # type: ignore[union-attr,operator]
+        trained = selection_of(private).mask("0.weight")
+        assert trained is not None and not (trained & ~mask).any()
     private.load_state_dict(state)
     assert not model.get_parameter("0.weight")[~mask].any() and torch.equal(model.get_parameter("2.weight"), state["2.weight"])
 
@@ -147,7 +152,7 @@ def bias_goes_with(layer: nn.Module, granularity: str) -> set[str]:
     """The parameters that are cut together."""
     model = nn.Sequential(layer)
     private = dpcompile(model, loss=squares, passes=[PrePruning(0.5, granularity=granularity)])
-    return set(private.program.selection.layouts)  # type: ignore[union-attr]
+    return set(selection_of(private).layouts)
 
 
 def test_a_bias_goes_with_rows_that_are_outputs() -> None:
