@@ -15,7 +15,7 @@ from benchmarks.cases import CASES, MAX_GRAD_NORM, Case, floats, per_class
 from benchmarks.dropping import step_cost
 from benchmarks.dropping.__main__ import settings
 from benchmarks.dropping.plot import accuracies, costs
-from benchmarks.dropping.step_cost import CUTS, frozen, private_part
+from benchmarks.dropping.step_cost import CUTS, frozen, private_part, times_cheaper
 from benchmarks.dropping.sweep import CRITERIA, DROP, PRUNE, Setting, seeds_of, spread, trained
 from benchmarks.dropping.table import markdown
 from benchmarks.dropping.tasks import TASKS
@@ -53,16 +53,24 @@ def test_frozen_weights_have_no_gradients() -> None:
 def test_the_private_part_is_what_frozen_weights_do_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CASES, "mlp", SMALL)
     times = {"ordinary": 4.0, "frozen": 3.0, "whole": 7.0, "pruned": 5.0}
-    monkeypatch.setattr(step_cost, "interleaved", lambda steps, rounds, device: {name: [times[name] / 1e3] for name in steps})
+    monkeypatch.setattr(step_cost, "interleaved", lambda steps, rounds, device: {
+        name: [times[name] / 1e3] * 3 for name in steps})  # fmt: skip
     found = private_part("mlp", 1)
-    assert found["times"] == pytest.approx(2) and found["pruned bytes"] > 0
+    assert all(found[name] == pytest.approx(2) for name in ("times", "times from", "times to")) and found["pruned bytes"] > 0
+
+
+def test_the_interval_of_a_ratio_of_differences_holds_it() -> None:
+    frozen, pruned = [1.0, 1.1, 0.9] * 9, [2.0, 2.3, 1.7] * 9
+    found = times_cheaper(frozen, [3.0] * 27, pruned)
+    assert found["times"] == pytest.approx(2) and found["times from"] < 2 < found["times to"]
 
 
 def document(task: str) -> dict[str, Any]:
     """Results of a task as a run writes them, with nothing else measured."""
     rows = [{"accuracy": accuracy, "kept": 0.5} for accuracy in (0.8, 0.9)]
     steps = {one.key: {"step_ms": 2.0, "bytes": 3e6} for one in settings(task)} | {"ordinary": {"step_ms": 1.5}}
-    part = {"ordinary": 4.0, "frozen": 3.0, "whole": 7.0, "pruned": 5.0, "times": 2.0, "whole bytes": 2e6, "pruned bytes": 1e6}
+    ratio = {"times": 2.0, "times from": 1.9, "times to": 2.1}
+    part = {"ordinary": 4.0, "frozen": 3.0, "whole": 7.0, "pruned": 5.0, **ratio, "whole bytes": 2e6, "pruned bytes": 1e6}
     points = {one.key: spread(rows) for one in settings(task)}
     return {"machine": MACHINE, "seeds": 2, "points": points, "extras": {f"steps {task}": steps, "part mlp": part}}
 
@@ -71,7 +79,7 @@ def test_tables_and_plots_of_what_is_there(tmp_path: Path) -> None:
     found = document("digits")
     text, deviation = markdown(found), statistics.stdev([0.8, 0.9])
     assert text.count(f"0.850 ± {deviation:.3f}") == len(list(settings("digits")))
-    assert "mnist" not in text and f"| mlp | {CUTS['mlp'][0]} | 4.0 | 3.0 | 7.0 | 5.0 | 2.00 | 2.0 | 1.0 |" in text
+    assert "mnist" not in text and f"| mlp | {CUTS['mlp'][0]} | 4.0 | 3.0 | 7.0 | 5.0 | 2.00 (1.90 to 2.10) | 2.0 | 1.0 |" in text
     for draw in (accuracies, costs):
         path = Path(draw(found, "digits", str(tmp_path / "plot")))
         assert path.stat().st_size > 10_000

@@ -64,8 +64,8 @@ def measure_costs(document: dict[str, Any], target: Path, names: list[str], roun
     jobs = {f"steps {name}": (step_costs, name) for name in names} | {f"part {name}": (private_part, name) for name in CUTS}
     for key, (measure, name) in jobs.items():
         if key not in document["extras"]:
-            # A difference of steps scatters more than a step: eleven rounds and seven gave 1.66 and 1.23 for one ratio.
-            document["extras"][key] = measure(name, rounds if measure is step_costs else 3 * rounds)
+            # A difference of steps scatters more than a step: seven, eleven and 21 rounds gave 1.23, 1.66 and 1.48 for one ratio.
+            document["extras"][key] = measure(name, rounds if measure is step_costs else 7 * rounds)
             write(target, document)
 
 

@@ -59,11 +59,13 @@ def part_table(document: Mapping[str, Any]) -> Iterator[str]:
     parts = {name: document["extras"][f"part {name}"] for name in CUTS if f"part {name}" in document["extras"]}
     if not parts:
         return
-    yield "Half of the rows pruned, ms of a step; the private part is a step less the step with these weights frozen:\n"
+    yield "Half of the rows pruned, ms of a step. The private part is a step less the step with these weights frozen; in brackets"
+    yield "a 90 % interval (bootstrap over the rounds):\n"
     yield "| workload | rows of | ordinary | frozen | whole | pruned | private part: times cheaper | MB whole | MB pruned |"
     yield "|---|---|" + "---:|" * 7
     for name, row in parts.items():
         times = " | ".join(f"{row[key]:.1f}" for key in ("ordinary", "frozen", "whole", "pruned"))
         peaks = " | ".join(f"{row[key] / 1e6:.1f}" for key in ("whole bytes", "pruned bytes"))
-        yield f"| {name} | {CUTS[name][0]} | {times} | {row['times']:.2f} | {peaks} |"
+        ratio = f"{row['times']:.2f} ({row['times from']:.2f} to {row['times to']:.2f})"
+        yield f"| {name} | {CUTS[name][0]} | {times} | {ratio} | {peaks} |"
     yield ""
