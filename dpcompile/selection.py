@@ -29,16 +29,21 @@ class Layout:
     entries: bool = False
     is_gone: bool = False
 
+    def told_sizes(self, shape: torch.Size) -> tuple[int, ...]:
+        """The sizes of a mask that says all there is to say: one where all entries along a dimension are alike."""
+        return tuple(size if self.entries or dim == self.dim else 1 for dim, size in enumerate(shape))
+
 
 class Selection(nn.Module):
     """The trained parts of some parameters; every other parameter is trained as a whole.
 
     layouts: {parameter: Layout}, fixed for as long as no step is traced anew. The values are buffers, which `select` overwrites.
+    A mask takes a byte for every entry only where single entries are told; of rows or columns it holds those.
     """
 
     def __init__(self, layouts: Mapping[str, Layout], parameters: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self.layouts = dict(layouts)
+        self.layouts, self.shapes = dict(layouts), {name: tuple(parameters[name].shape) for name in layouts}
         for name, layout in self.layouts.items():
             parameter = parameters[name]
             if layout.dim is not None:
@@ -46,16 +51,17 @@ class Selection(nn.Module):
                 self.register_buffer(held("index", name), start)
                 if layout.varies:
                     self.register_buffer(held("valid", name), torch.ones_like(start, dtype=torch.bool))
-            kept = torch.zeros if layout.is_gone else torch.ones
-            self.register_buffer(held("mask", name), kept(parameter.shape, dtype=torch.bool, device=parameter.device))
+            kept, sizes = torch.zeros if layout.is_gone else torch.ones, layout.told_sizes(parameter.shape)
+            self.register_buffer(held("mask", name), kept(sizes, dtype=torch.bool, device=parameter.device))
 
     def told(self, kind: str, name: str) -> Tensor | None:
-        """A buffer, by one of KINDS: "index" i64[capacity], "valid" bool[capacity], "mask" bool[*shape]."""
+        """A buffer, by one of KINDS: "index" i64[capacity], "valid" bool[capacity], "mask" bool, which expands to the shape."""
         return self._buffers.get(held(kind, name))
 
     def mask(self, name: str) -> Tensor | None:
-        """bool[*shape]: which entries of a parameter are trained; None: all."""
-        return self.told("mask", name)
+        """bool[*shape], to be read only: which entries of a parameter are trained; None: all."""
+        told = self.told("mask", name)
+        return None if told is None else told.expand(self.shapes[name])
 
     def follow(self, parameters: Mapping[str, Tensor]) -> None:
         """Move what is told of a parameter to where the parameter is now."""
@@ -75,20 +81,24 @@ class Selection(nn.Module):
     def checked(self, name: str, mask: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Buffers and what they will hold: the mask, and the indices along the layout's dimension that have any trained entry,
         filled up by others that do not count."""
-        layout, current = self.layouts[name], self.mask(name)
+        layout, current, shape = self.layouts[name], self.told("mask", name), self.shapes[name]
         assert current is not None
-        if mask.shape != current.shape or mask.dtype != torch.bool:
-            raise InvalidInput(f"the mask of {name} must be bool{list(current.shape)}, got {mask.dtype}{list(mask.shape)}")
+        if mask.shape != shape or mask.dtype != torch.bool:
+            raise InvalidInput(f"the mask of {name} must be bool{list(shape)}, got {mask.dtype}{list(mask.shape)}")
         if layout.is_gone and bool(mask.any()):
             raise InvalidInput(f"{name} was pruned as a whole and has no gradient any more")
+        if layout == Layout() and not bool(mask.all()):
+            raise InvalidInput(f"{name} is trained as a whole, by every step that is compiled")
         if layout.dim is None:
-            return [(current, mask)]
+            return [(current, mask)] if layout.entries else []
         used = lines(mask, layout.dim)
-        count, whole = int(used.sum()), bool((mask == used.view([-1 if d == layout.dim else 1 for d in range(mask.dim())])).all())
+        spread = used.view([-1 if d == layout.dim else 1 for d in range(mask.dim())])
+        count, whole = int(used.sum()), bool((mask == spread).all())
         if count > layout.capacity or (count < layout.capacity and not layout.varies) or not (whole or layout.entries):
             raise InvalidInput(f"the mask of {name} does not fit {layout}: {count} of {len(used)} along dimension {layout.dim}")
         order = torch.argsort(used.to(torch.int8), descending=True, stable=True)[: layout.capacity]
-        pairs = ((current, mask), (self.told("index", name), order), (self.told("valid", name), used[order]))
+        told = mask if layout.entries else spread
+        pairs = ((current, told), (self.told("index", name), order), (self.told("valid", name), used[order]))
         return [(buffer, value) for buffer, value in pairs if buffer is not None]
 
     def now(self) -> Trained:

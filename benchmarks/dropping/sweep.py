@@ -41,7 +41,8 @@ class Setting:
         task = TASKS[self.task]
         _, public, _ = task.parts()
         chosen = task.hidden if self.granularity == "rows" else ()
-        given: dict[str, Any] = {"public_batch": public, "example": public[:1], "seed": seed, "parameters": chosen}
+        looks_at: dict[str, dict[str, Any]] = {"snip": {"public_batch": public}, "synflow": {"example": public[:1]}}
+        given: dict[str, Any] = {"seed": seed, "parameters": chosen, **looks_at.get(self.criterion, {})}
         pruning = PrePruning(self.prune, self.criterion, self.granularity, **given)
         criterion = "magnitude" if self.criterion == "magnitude" else "random"
         dropping = GradientDropping(self.drop, criterion, self.granularity, parameters=chosen, seed=seed)

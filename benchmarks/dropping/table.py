@@ -1,4 +1,4 @@
-"""The sweep as tables: accuracies, what a step costs, what the private part of a larger network's costs."""
+"""The sweep as tables: accuracies, what a step costs, what the private part of a larger network's costs; all, and the ends."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from benchmarks.dropping.step_cost import CUTS
 from benchmarks.dropping.sweep import CRITERIA, DROP, PRUNE, Setting
 from benchmarks.dropping.tasks import TASKS
 
+Rates = tuple[tuple[float, float], ...]
 COLUMNS = (*((criterion, "weights") for criterion in CRITERIA), ("magnitude", "rows"))
+ALL = tuple(product(PRUNE, DROP))
+ENDS = ((0.0, 0.0), (0.5, 0.0), (0.9, 0.0), (0.0, 0.5), (0.0, 0.9), (0.5, 0.5), (0.9, 0.9))
+"""Shares pruned and dropped that a summary shows."""
 MEASURES = (("step_ms", "{:.2f}"), ("megabytes", "{:.1f}"), ("noise", "{:.0%}"))
 
 
@@ -24,21 +28,27 @@ def markdown(document: Mapping[str, Any]) -> str:
     return "\n".join([*lines, *part_table(document)]) + "\n"
 
 
-def accuracy_table(document: Mapping[str, Any], task: str) -> Iterator[str]:
+def summary(document: Mapping[str, Any]) -> str:
+    """Few rates of what is measured so far."""
+    lines = [line for task in TASKS for line in (*accuracy_table(document, task, ENDS), *cost_table(document, task, ENDS))]
+    return "\n".join([*lines, *part_table(document)])
+
+
+def accuracy_table(document: Mapping[str, Any], task: str, rates: Rates = ALL) -> Iterator[str]:
     """A row for each pair of rates, a column for each way to prune."""
     if not any(key.startswith(f"{task} ") for key in document["points"]):
         return
     yield f"Held-out accuracy of {task} at epsilon {TASKS[task].target_epsilon:g}, mean ± standard deviation over seeds:\n"
     yield "| pruned | dropped | " + " | ".join(f"{criterion}, {granularity}" for criterion, granularity in COLUMNS) + " |"
     yield "|---|---|" + "---|" * len(COLUMNS)
-    for prune, drop in product(PRUNE, DROP):
+    for prune, drop in rates:
         pairs = (accuracy(document, Setting(task, *column, prune, drop)) for column in COLUMNS)
         shown = ("" if pair is None else f"{pair[0]:.3f} ± {pair[1]:.3f}" for pair in pairs)
         yield f"| {prune:.0%} | {drop:.0%} | " + " | ".join(shown) + " |"
     yield ""
 
 
-def cost_table(document: Mapping[str, Any], task: str) -> Iterator[str]:
+def cost_table(document: Mapping[str, Any], task: str, rates: Rates = ALL) -> Iterator[str]:
     """Time and memory of a step, and the share of the entries that get noise."""
     ordinary = ordinary_ms(document, task)
     if ordinary is None:
@@ -46,7 +56,7 @@ def cost_table(document: Mapping[str, Any], task: str) -> Iterator[str]:
     yield f"A step of {task}, by magnitude; ordinary training {ordinary:.2f} ms:\n"
     yield "| pruned | dropped | rows: ms | MB | noise energy | weights: ms | MB | noise energy |"
     yield "|---|---|" + "---|" * 6
-    for prune, drop in product(PRUNE, DROP):
+    for prune, drop in rates:
         settings = [Setting(task, "magnitude", kind, prune, drop) for kind in ("rows", "weights")]
         found = [(cost(document, setting, measure), text) for setting in settings for measure, text in MEASURES]
         cells = ("" if value is None else text.format(value) for value, text in found)

@@ -44,7 +44,7 @@ class Chooser:
         self.programs: list[Program] = []
         self.units = self.units_for(self.dropping) if self.dropping is not None else []
         self.left = self.pruned()
-        self.selection = self.begun(self.left, self.masks())
+        self.begin(self.left, self.masks())
         self.taken: Masks | None = {}
         self.take()
         self.attach(program)
@@ -54,6 +54,12 @@ class Chooser:
         selection = Selection(layouts(left, self.units, self.dropping), self.parameters)
         selection.select(masks)
         return selection
+
+    def begin(self, left: Masks, masks: Masks) -> None:
+        """Train these parts from now on. What pruning leaves and dropping does not choose among is told in one place."""
+        self.selection, moving = self.begun(left, masks), {name for layer in self.units for name in layer.members}
+        fixed = {name: mask for name in left if name not in moving and (mask := self.selection.mask(name)) is not None}
+        self.left = {**left, **fixed}
 
     def attach(self, program: Program) -> None:
         """Let the steps of a program (of the same model) train what is chosen."""

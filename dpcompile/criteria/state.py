@@ -54,10 +54,10 @@ def here(chooser: Chooser, state: Mapping[str, Any]) -> tuple[Masks, Masks, Mask
 
 def restore(chooser: Chooser, state: Mapping[str, Any]) -> None:
     """Go on from such a state; steps are traced anew where its parts have other sizes."""
-    chooser.left, masks, chooser.released = here(chooser, state)
+    left, masks, chooser.released = here(chooser, state)
     chooser.step, chooser.taken = state["step"], None
     for generator, saved in zip(chooser.generators, state["generators"], strict=True):
         generator.set_state(saved)
-    chooser.selection = chooser.begun(chooser.left, masks)
+    chooser.begin(left, masks)
     for program in chooser.programs:
         program.add_module(SELECTION, chooser.selection)

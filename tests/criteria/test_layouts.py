@@ -161,3 +161,21 @@ def test_a_bias_goes_with_rows_that_are_outputs() -> None:
     assert bias_goes_with(nn.LSTMCell(5, 4), "rows") == {"0.weight_ih", "0.weight_hh", "0.bias_ih", "0.bias_hh"}
     with pytest.raises(InvalidInput, match="weight of ConvTranspose2d, are inputs"):
         bias_goes_with(nn.ConvTranspose2d(6, 6, 3), "channels")
+
+
+def test_masks_of_rows_take_a_byte_for_each_row() -> None:
+    private = dpcompile(mlp(64, 32, 16), loss=squares, passes=[PrePruning(0.5, granularity="rows", parameters=["0.*"])])
+    step = private(torch.randn(3, 64))
+    selection, mask, chooser = selection_of(private), step.trained("0.weight"), private.chooser
+    assert chooser is not None and mask is not None and mask.shape == (32, 64) and int(mask.sum()) == 16 * 64
+    held = [*selection.buffers(), *chooser.left.values()]
+    places = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in held}
+    assert sum(places.values()) == 2 * (32 + 16 * 8), "weight and bias: 32 flags and 16 indices each"
+
+
+def test_what_is_trained_as_a_whole_stays_so() -> None:
+    everything = torch.ones(8, 5, dtype=torch.bool)
+    private = dpcompile(mlp(5, 8, 4), loss=squares, passes=[PrePruning(masks={"0.weight": everything})])
+    with pytest.raises(InvalidInput, match=r"0\.weight is trained as a whole"):
+        selection_of(private).select({"0.weight": ~everything})
+    private(torch.randn(3, 5))

@@ -11,6 +11,7 @@ from zoo_case import squares
 from zoo_networks import mlp
 
 from dpcompile import GradientDropping, InvalidInput, PrePruning, dpcompile
+from dpcompile.criteria.ranking import largest
 
 TURNS = 400
 
@@ -126,3 +127,15 @@ def test_scores_of_public_data_leave_nothing_in_the_model() -> None:
 def test_a_public_gradient_without_the_loss_is_refused() -> None:
     with pytest.raises(InvalidInput, match="a loss for each of the 4 public examples"):
         dpcompile(mlp(5, 7, 3), passes=[PrePruning(0.5, "snip", public_batch=(torch.randn(4, 5),))])
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 7, 13])
+def test_the_largest_are_those_that_a_stable_sort_puts_first(size: int) -> None:
+    generator = torch.Generator().manual_seed(size)
+    for kinds in (3, 1000):  # with ties and without
+        scores = torch.randint(kinds, (size,), generator=generator).double()
+        scores[scores == 1], scores[scores == 2] = -torch.inf, torch.inf
+        for count in range(size + 1):
+            expected = torch.zeros(size, dtype=torch.bool)
+            expected[torch.argsort(scores, descending=True, stable=True)[:count]] = True
+            assert torch.equal(largest(scores, count), expected & (scores > -torch.inf))
