@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -103,26 +104,42 @@ class Selection(nn.Module):
 
     def now(self) -> Trained:
         """What is trained now."""
-        masks = {name: mask for name in self.layouts if (mask := self.mask(name)) is not None}
-        return Trained(masks, {name: mask._version for name, mask in masks.items()})
+        told = {name: mask for name in self.layouts if (mask := self.told("mask", name)) is not None}
+        return Trained(told, self.shapes, {name: mask._version for name, mask in told.items()})
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What one step trains, by masks that the selection goes on to overwrite; versions: how often they were written to then."""
+    """What one step trains, by masks that the selection goes on to overwrite; versions: how often they were written to then.
 
-    masks: Mapping[str, Tensor]
+    Copies and pickles have masks of their own, which nothing overwrites.
+    """
+
+    told: Mapping[str, Tensor]
+    shapes: Mapping[str, tuple[int, ...]]
     versions: Mapping[str, int]
 
     def mask(self, name: str) -> Tensor | None:
         """bool[*shape]: which entries of a parameter the step trained, None for all; refused once another part was chosen."""
-        found = self.masks.get(name)
-        if found is not None and found._version != self.versions[name]:
+        if name in self.overwritten():
             raise InvalidInput(
                 f"another part of {name} has been chosen since this step: noise belongs where the step's own sums are. Add noise "
                 "and update first, then call reselect()"
             )
-        return found
+        told = self.told.get(name)
+        return None if told is None else told.clone().expand(self.shapes[name])  # writing to it changes no selection
+
+    def overwritten(self) -> frozenset[str]:
+        """Parameters of which another part was chosen since."""
+        return frozenset(name for name, told in self.told.items() if told._version != self.versions[name])
+
+    def __reduce__(self) -> Any:
+        return copied, ({name: told.clone() for name, told in self.told.items()}, dict(self.shapes), self.overwritten())
+
+
+def copied(told: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], overwritten: frozenset[str]) -> Trained:
+    """What a copy or a pickle becomes; a step whose masks were overwritten before has none to give."""
+    return Trained(told, shapes, {name: -1 if name in overwritten else mask._version for name, mask in told.items()})
 
 
 def lines(mask: Tensor, dim: int) -> Tensor:

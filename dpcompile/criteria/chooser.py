@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
 from torch.utils.data import Dataset
 
 from dpcompile.batch import Batch
@@ -17,7 +18,7 @@ from dpcompile.criteria.choices import Choice, GradientDropping, PrePruning
 from dpcompile.criteria.layouts import layouts
 from dpcompile.criteria.public import WAY_OUT, Public
 from dpcompile.criteria.ranking import WeightsMasked, best
-from dpcompile.criteria.scores import Known, parameters_of
+from dpcompile.criteria.scores import Known, buffers_kept, parameters_of
 from dpcompile.criteria.units import Units, units_of
 from dpcompile.ir.errors import InvalidInput
 from dpcompile.losses import SELECTION, Program, public_name
@@ -47,6 +48,7 @@ class Chooser:
         self.begin(self.left, self.masks())
         self.taken: Masks | None = {}
         self.take()
+        self.check_reparametrized()
         self.attach(program)
 
     def begun(self, left: Masks, masks: Masks) -> Selection:
@@ -97,9 +99,12 @@ class Chooser:
 
     def units_for(self, choice: Choice) -> list[Units]:
         """What a pass chooses among."""
+        return units_of(self.parameters, choice.parameters, choice.granularity, self.owners())
+
+    def owners(self) -> dict[str, nn.Module]:
+        """{parameter: the module that holds it}."""
         modules = dict(self.program.named_modules())
-        owners = {public_name(name): modules[name.rpartition(".")[0]] for name, _ in self.program.named_parameters()}
-        return units_of(self.parameters, choice.parameters, choice.granularity, owners)
+        return {public_name(name): modules[name.rpartition(".")[0]] for name, _ in self.program.named_parameters()}
 
     def best(self, choice: Choice, units: Sequence[Units], rate: float, within: Masks) -> Masks:
         """The masks of the units with the largest scores by a pass's criterion."""
@@ -197,9 +202,11 @@ class Chooser:
 
     @torch.no_grad()
     def put_back(self) -> None:
-        """Undo the pruning of the weights."""
+        """Undo the pruning of the weights; of those that are no longer zero others have been loaded."""
         for name, values in (self.taken or {}).items():
-            self.parameters[name][~self.left[name]] = values.to(self.parameters[name])
+            parameter, taken = self.parameters[name], ~self.left[name]
+            own = parameter[taken]
+            parameter[taken] = torch.where(own == 0, values.to(parameter), own)
         self.taken = None
 
     @torch.no_grad()
@@ -211,6 +218,19 @@ class Chooser:
             if self.taken is not None:
                 self.taken[name] = parameter[~mask]
             parameter.copy_(torch.where(mask, parameter, torch.zeros_like(parameter)))
+
+    def check_reparametrized(self) -> None:
+        """Refuse to prune what a weight is computed from if that leaves no weight: weight norm divides a row by its length."""
+        owners = self.owners()
+        computed = {name: owner for name in self.left if isinstance(owner := owners[name], ParametrizationList)}
+        with torch.no_grad(), buffers_kept(self.program):
+            wrong = [name for name, owner in computed.items() if not bool(owner().isfinite().all())]
+        if wrong:
+            self.put_back()
+            raise InvalidInput(
+                f"the weights that are computed from {', '.join(wrong)} are no numbers once so much of it is zero (weight norm "
+                "divides rows by their lengths): leave it out of parameters=, or take less away"
+            )
 
 
 def of_kind(passes: Sequence[Any], kind: type) -> Any:

@@ -2,14 +2,15 @@
 
 They find mistakes, not malice: nothing can tell from numbers alone whether they are public, and numbers that were rounded or
 changed in any way are other numbers. Examples are compared by their numbers in order, whatever their shape and type, in tensors
-of two or more dimensions: of labels there are too few to tell anything. So are tensors of two values, such as masks of attention
-and one-hot labels, unless the batch has no others.
+of two or more dimensions: of labels there are too few to tell anything. Tensors that tell no examples apart do not count, unless
+the batch has no others: those of two values (masks of attention, one-hot labels), whole numbers that count up (positions), and
+rows that are all alike.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any, cast
 
@@ -39,9 +40,8 @@ class Public:
         if any(leaves(constant) for batch in batches for constant in batch.layout.constants.values()):
             raise InvalidInput("public_batch holds arrays, or tensors in a container that torch cannot look into: give tensors")
         self.tensors = [tensor for batch in batches for tensor in batch.tensors]
-        rows = [own for batch in batches for own in telling(examples_of(batch))]
-        counts = Counter(key(row) for own in rows for row in own)
-        self.keys = {known for known, count in counts.items() if count == 1}  # positions and the like are in every example
+        rows = [own for batch in batches for own in telling(examples_of(batch)) if len(own)]
+        self.keys = {key(row) for own in rows for row in own}
         self.probes: dict[int, Tensor] = {}
         for own in rows:
             size = own[0].numel()
@@ -77,8 +77,19 @@ def examples_of(batch: Batch) -> list[Tensor]:
 
 
 def telling(rows: list[Tensor]) -> list[Tensor]:
-    """Those that tell examples apart; all if none has more than two values."""
-    return [own for own in rows if len(own.unique()) > 2] or rows
+    """Those that tell examples apart; all if none does."""
+    return [own for own in rows if not (is_alike(own) or is_counting(own) or len(own.unique()) <= 2)] or rows
+
+
+def is_alike(own: Tensor) -> bool:
+    """Whether there are several examples with the same numbers in each."""
+    return len(own) > 1 and bool((own == own[:1]).all())
+
+
+def is_counting(own: Tensor) -> bool:
+    """Whether whole numbers go up by one or stay in every example, as those of positions and segments do."""
+    steps = own.flatten(1).diff(dim=1)
+    return not own.is_floating_point() and bool(((steps == 0) | (steps == 1)).all())
 
 
 def probes(rows: Tensor) -> Tensor:
@@ -121,7 +132,9 @@ def leaves(tree: Any) -> list[Tensor]:
         return [torch.from_numpy(np.ascontiguousarray(tree, dtype=float))] if tree.dtype.kind in "biuf" else []
     if isinstance(tree, Mapping):
         return [leaf for item in tree.values() for leaf in leaves(item)]
-    if isinstance(tree, list) and not any(isinstance(item, (Tensor, np.ndarray)) for item in tree):
+    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        return leaves(vars(tree))
+    if isinstance(tree, (list, tuple)) and not any(isinstance(item, (Tensor, np.ndarray)) for item in tree):
         try:
             return [torch.as_tensor(np.asarray(tree, dtype=float))]
         except (ValueError, TypeError):

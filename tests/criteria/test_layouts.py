@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -171,6 +175,50 @@ def test_masks_of_rows_take_a_byte_for_each_row() -> None:
     held = [*selection.buffers(), *chooser.left.values()]
     places = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in held}
     assert sum(places.values()) == 2 * (32 + 16 * 8), "weight and bias: 32 flags and 16 indices each"
+
+
+def pickled(given: Any) -> Any:
+    """Written and read again."""
+    return pickle.loads(pickle.dumps(given))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, pickled])
+def test_copied_steps_know_what_they_trained(copied: Callable[[Any], Any]) -> None:
+    private = dpcompile(mlp(5, 8, 4), loss=squares, passes=[GradientDropping(0.5, seed=0, parameters=["0.weight"])])
+    for _ in range(2):
+        step = private(torch.randn(3, 5))
+        mask, (other, twin) = step.trained("0.weight"), copied((private, step))
+        assert mask is not None
+        for module in (other, private):
+            assert all(torch.equal(one.trained("0.weight"), mask) for one in (step, twin, copied(step)))
+            module.reselect()
+        assert torch.equal(twin.trained("0.weight"), mask), "a copy has masks of its own"
+        for stale in (step, copied(step)):
+            with pytest.raises(InvalidInput, match="has been chosen since"):
+                stale.trained("0.weight")
+
+
+@pytest.mark.parametrize("granularity", ["weights", "rows"])
+def test_what_a_step_says_cannot_be_written_to(granularity: str) -> None:
+    private = dpcompile(mlp(5, 8, 4), loss=squares, passes=[PrePruning(0.5, granularity=granularity, parameters=["0.weight"])])
+    step = private(torch.randn(3, 5))
+    for name in selection_of(private).layouts:
+        before, told = step.trained(name), step.trained(name)
+        assert before is not None and told is not None
+        with contextlib.suppress(RuntimeError):  # what is expanded cannot be written to at all
+            told.fill_(True)
+        assert torch.equal(step.trained(name), before) and not before.all()
+
+
+def test_weight_norm_of_rows_that_are_gone_is_refused() -> None:
+    layer = nn.utils.parametrizations.weight_norm(nn.Linear(5, 4))
+    model, before = nn.Sequential(layer), layer.weight.detach().clone()
+    direction = "0.parametrizations.weight.original1"
+    with pytest.raises(InvalidInput, match=f"computed from {direction} are no numbers"):
+        dpcompile(model, loss=squares, passes=[PrePruning(0.5, granularity="rows", parameters=[direction])])
+    assert torch.equal(layer.weight, before)
+    private = dpcompile(model, loss=squares, passes=[PrePruning(0.5, granularity="columns", parameters=[direction])])
+    assert bool(private(torch.randn(3, 5)).norms.isfinite().all())
 
 
 def test_what_is_trained_as_a_whole_stays_so() -> None:

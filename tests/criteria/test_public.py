@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import UserDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
-from dpcompile import InvalidInput, PrePruning, StrategyError, dpcompile
+from dpcompile import GradientDropping, InvalidInput, PrePruning, StrategyError, dpcompile
 from dpcompile.training import PrivacyEngine
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -57,12 +58,22 @@ class Items(Dataset[Any]):
         return self.item(index)
 
 
+@dataclass
+class Item:
+    """One example."""
+
+    x: Tensor
+    y: int
+
+
 DATASETS: dict[str, Callable[[], Dataset[Any]]] = {
     "tensors": lambda: TensorDataset(X, Y),
     "a part of a part of tensors": lambda: Subset(Subset(TensorDataset(X, Y), range(200)), range(100)),
     "a part of items": lambda: Subset(Items(300, lambda i: (X[i], Y[i])), list(range(50))),
     "lists of numbers": lambda: Items(100, lambda i: {"x": X[i].tolist(), "y": int(Y[i])}),
     "arrays": lambda: Items(100, lambda i: (X[i].numpy(), int(Y[i]))),
+    "tuples of numbers": lambda: Items(100, lambda i: (tuple(X[i].tolist()), int(Y[i]))),
+    "objects with fields": lambda: Items(100, lambda i: Item(X[i], int(Y[i]))),
     "another shape": lambda: TensorDataset(X.view(-1, 1, 5), Y),
     "another type": lambda: TensorDataset(X.double(), Y),
 }
@@ -98,6 +109,37 @@ def test_what_cannot_be_looked_into_is_no_public_batch() -> None:
     for hidden in (UserDict({"x": X[:4]}), X[:4].numpy()):
         with pytest.raises(InvalidInput, match="cannot look into"):
             dpcompile(network(), loss=losses, passes=[PrePruning(0.5, "snip", public_batch=(hidden, Y[:4]))])
+
+
+def given_to_both_passes() -> None:
+    """One batch, twice."""
+    public = (X[:8].clone(), Y[:8].clone())
+    passes = [PrePruning(0.3, "snip", public_batch=public), GradientDropping(0.5, "public gradient", public_batch=public)]
+    trained(dpcompile(network(), loss=losses, passes=passes), TensorDataset(X, Y))
+
+
+def every_example_twice() -> None:
+    """As oversampling leaves them."""
+    trained(snip(torch.cat([X, X]), torch.cat([Y, Y])), TensorDataset(X, Y))
+
+
+def one_example_twice_among_others() -> None:
+    """One that is trained on."""
+    trained(snip(torch.cat([OTHER, X[:1], X[:1]]), torch.zeros(8, dtype=torch.int64)), TensorDataset(X, Y))
+
+
+def its_own_target() -> None:
+    """Two arguments with the same numbers, as an autoencoder has."""
+    wide = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 5))
+    passes = [PrePruning(0.5, "snip", public_batch=(X[:8].clone(), X[:8].clone()))]
+    private = dpcompile(wide, loss=nn.MSELoss(), passes=passes)
+    private(X.clone(), X.clone())
+
+
+@pytest.mark.parametrize("run", [given_to_both_passes, every_example_twice, one_example_twice_among_others, its_own_target])
+def test_an_example_that_comes_twice_is_found(run: Callable[[], None]) -> None:
+    with pytest.raises(InvalidInput, match="it is not public"):
+        run()
 
 
 def steps_of_a_plain_loop() -> None:
@@ -165,14 +207,16 @@ def test_tracing_and_verifying_on_public_data_train_nothing() -> None:
 
 
 def test_what_every_example_has_is_no_example() -> None:
-    positions = torch.arange(5.0).expand(6, 5)
+    alike = torch.rand(5).expand(6, 5)
+    positions = (torch.arange(5) - torch.arange(6)[:, None]).clamp(min=0)  # behind padding of another length in every example
 
     def both(model: nn.Module, x: Tensor, p: Tensor, y: Tensor) -> Tensor:
         return losses(model, x + p, y)
 
-    public = (OTHER, positions, OTHER[:, :3].argmax(1))
-    private = dpcompile(network(), loss=both, passes=[PrePruning(0.5, "snip", public_batch=public)])
-    private(X[:6], positions.clone(), Y[:6])
+    for shared in (alike, positions):
+        public = (OTHER, shared, OTHER[:, :3].argmax(1))
+        private = dpcompile(network(), loss=both, passes=[PrePruning(0.5, "snip", public_batch=public)])
+        private(X[:6], shared.clone(), Y[:6])
 
 
 def test_pruning_is_undone_in_another_type_and_for_loaded_weights() -> None:
@@ -184,6 +228,15 @@ def test_pruning_is_undone_in_another_type_and_for_loaded_weights() -> None:
         private(X.double(), Y)
     with pytest.raises(InvalidInput, match="it is not public"):
         snip(X[:20], Y[:20])(X, Y)
+
+
+def test_weights_that_were_loaded_into_the_model_stay_loaded() -> None:
+    private = snip(X[:20], Y[:20])
+    sevens = {name: torch.full_like(tensor, 7.0) for name, tensor in private.model.state_dict().items()}
+    private.model.load_state_dict(sevens)
+    with pytest.raises(InvalidInput, match="it is not public"):
+        private(X, Y)
+    assert all(torch.equal(p, sevens[name]) for name, p in private.model.named_parameters())
 
 
 def test_the_first_step_makes_pruning_final() -> None:
