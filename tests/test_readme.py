@@ -18,6 +18,7 @@ from fuzz import tally
 from typer.testing import CliRunner
 
 from benchmarks import families
+from benchmarks.dropping import table as dropping
 from benchmarks.experiments.table import summary
 from benchmarks.region_map import markdown, points
 from benchmarks.table import overview
@@ -33,6 +34,7 @@ COST = ROOT / "benchmarks" / "results" / "intel-r-xeon-r-processor-2-cores-cost.
 EXPERIMENTS = sorted(
     p for name in ("rochette", "lee-kifer", "beltran") for p in (ROOT / "benchmarks/results").glob(f"{name}-*.json")
 )
+DROPPING = ROOT / "benchmarks" / "results" / "dropping-amd-epyc-2-cores.json"
 FUZZ = ROOT / "benchmarks" / "results" / "fuzz.json"
 PINNED = importlib.metadata.version("torch").split("+")[0] == "2.13.0"
 REFUSED = """import torch
@@ -98,6 +100,7 @@ def outputs() -> dict[str, str]:
         "fuzz": tally.markdown(json.loads(FUZZ.read_text(encoding="ascii"))),
         "regions": markdown(points(HARDWARE["p100"])),
         "papers": summary([json.loads(path.read_text(encoding="ascii")) for path in EXPERIMENTS]),
+        "dropping": dropping.summary(json.loads(DROPPING.read_text(encoding="ascii"))),
         "measured": overview(json.loads(RESULTS.read_text(encoding="ascii"))["workloads"]),
     }
 

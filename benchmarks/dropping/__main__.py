@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from benchmarks.dropping.plot import accuracies, costs
 from benchmarks.dropping.step_cost import CUTS, private_part, step_costs
-from benchmarks.dropping.sweep import CRITERIA, DROP, PRUNE, Setting, seeds_of
+from benchmarks.dropping.sweep import DROP, PRUNE, WAYS, Setting, seeds_of
 from benchmarks.dropping.table import markdown
 from benchmarks.dropping.tasks import TASKS
 from benchmarks.experiments.run import calibrated, earlier
@@ -30,8 +30,7 @@ def settings(task: str) -> Iterator[Setting]:
     """The points of one task: single weights by every criterion, rows by magnitude."""
     for prune in PRUNE:
         for drop in DROP:
-            yield from (Setting(task, criterion, "weights", prune, drop) for criterion in CRITERIA)
-            yield Setting(task, "magnitude", "rows", prune, drop)
+            yield from (Setting(task, *way, prune, drop) for way in WAYS)
 
 
 def main(

@@ -11,28 +11,28 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from benchmarks.dropping.results import accuracy, cost, ordinary_ms
-from benchmarks.dropping.sweep import CRITERIA, DROP, PRUNE, Setting
+from benchmarks.dropping.sweep import DROP, PRUNE, WAYS, Setting
 from benchmarks.dropping.tasks import TASKS
 
 COLORS = dict(zip(DROP, ("tab:blue", "tab:green", "tab:orange", "tab:red"), strict=True))
 
 
 def accuracies(document: Mapping[str, Any], task: str, stem: str) -> str:
-    """A panel for each criterion: held-out accuracy against the rate of pruning."""
-    figure, axes = plt.subplots(1, len(CRITERIA), figsize=(13, 3.6), layout="constrained", sharey=True)
-    for axis, criterion in zip(axes, CRITERIA, strict=True):
+    """A panel for each way to prune: held-out accuracy against the rate of pruning."""
+    figure, axes = plt.subplots(1, len(WAYS), figsize=(14, 3.6), layout="constrained", sharey=True)
+    for axis, (criterion, granularity) in zip(axes, WAYS, strict=True):
         for drop in DROP:
-            pairs = [accuracy(document, Setting(task, criterion, "weights", prune, drop)) for prune in PRUNE]
+            pairs = [accuracy(document, Setting(task, criterion, granularity, prune, drop)) for prune in PRUNE]
             known = [(prune, pair) for prune, pair in zip(PRUNE, pairs, strict=True) if pair is not None]
             if known:
                 means, spreads = [value[0] for _, value in known], [value[1] for _, value in known]
                 axis.errorbar([p for p, _ in known], means, yerr=spreads, color=COLORS[drop], marker="o", markersize=3,
                               capsize=2, label=f"{drop:.0%} dropped")  # fmt: skip
-        axis.set_title(f"pruned by {criterion}", fontsize=9)
+        axis.set_title(f"{granularity} pruned by {criterion}", fontsize=9)
         axis.set_xlabel("share pruned", fontsize=8)
         axis.grid(True, alpha=0.3)
     axes[0].set_ylabel("held-out accuracy")
-    axes[0].legend(fontsize=7)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=7)
     figure.suptitle(
         f"{task}: accuracy at epsilon {TASKS[task].target_epsilon:g}, mean and standard deviation over seeds", fontsize=10
     )

@@ -19,6 +19,8 @@ from dpcompile.training.release import Poisson
 
 PRUNE, DROP = (0.0, 0.3, 0.5, 0.7, 0.9), (0.0, 0.5, 0.7, 0.9)
 CRITERIA = ("random", "magnitude", "snip", "synflow")
+WAYS = (*((criterion, "weights") for criterion in CRITERIA), ("magnitude", "rows"))
+"""Criterion and granularity of pruning."""
 
 
 @dataclass(frozen=True)

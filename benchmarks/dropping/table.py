@@ -8,11 +8,10 @@ from typing import Any
 
 from benchmarks.dropping.results import accuracy, cost, ordinary_ms
 from benchmarks.dropping.step_cost import CUTS
-from benchmarks.dropping.sweep import CRITERIA, DROP, PRUNE, Setting
+from benchmarks.dropping.sweep import DROP, PRUNE, WAYS, Setting
 from benchmarks.dropping.tasks import TASKS
 
 Rates = tuple[tuple[float, float], ...]
-COLUMNS = (*((criterion, "weights") for criterion in CRITERIA), ("magnitude", "rows"))
 ALL = tuple(product(PRUNE, DROP))
 ENDS = ((0.0, 0.0), (0.5, 0.0), (0.9, 0.0), (0.0, 0.5), (0.0, 0.9), (0.5, 0.5), (0.9, 0.9))
 """Shares pruned and dropped that a summary shows."""
@@ -39,10 +38,10 @@ def accuracy_table(document: Mapping[str, Any], task: str, rates: Rates = ALL) -
     if not any(key.startswith(f"{task} ") for key in document["points"]):
         return
     yield f"Held-out accuracy of {task} at epsilon {TASKS[task].target_epsilon:g}, mean ± standard deviation over seeds:\n"
-    yield "| pruned | dropped | " + " | ".join(f"{criterion}, {granularity}" for criterion, granularity in COLUMNS) + " |"
-    yield "|---|---|" + "---|" * len(COLUMNS)
+    yield "| pruned | dropped | " + " | ".join(f"{criterion}, {granularity}" for criterion, granularity in WAYS) + " |"
+    yield "|---|---|" + "---|" * len(WAYS)
     for prune, drop in rates:
-        pairs = (accuracy(document, Setting(task, *column, prune, drop)) for column in COLUMNS)
+        pairs = (accuracy(document, Setting(task, *column, prune, drop)) for column in WAYS)
         shown = ("" if pair is None else f"{pair[0]:.3f} ± {pair[1]:.3f}" for pair in pairs)
         yield f"| {prune:.0%} | {drop:.0%} | " + " | ".join(shown) + " |"
     yield ""
