@@ -112,7 +112,7 @@ def private_part(name: str, rounds: int) -> dict[str, float]:
 
 
 def times_cheaper(frozen: list[float], whole: list[float], pruned: list[float]) -> dict[str, float]:
-    """ "times" of the seconds of frozen, whole and pruned steps, and its interval."""
+    """The ratio of `private_part` and its interval, from the seconds of frozen, whole and pruned steps."""
 
     def times(*samples: Any, axis: int = -1) -> Any:
         rest, all_rows, half = (np.median(seconds, axis=axis) for seconds in samples)
