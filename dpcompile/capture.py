@@ -24,6 +24,7 @@ from dpcompile.batch import Batch
 from dpcompile.buffers import check_own_memory, take_buffer_updates, write_assigned
 from dpcompile.conditions import SMALLEST, check_every_way, check_same, first_unmet, takes_known_way, way_of
 from dpcompile.constants import check_constants
+from dpcompile.hooks import global_hooks_skip
 from dpcompile.ir.errors import CaptureError, DPCompileError, InvalidInput, refusal
 from dpcompile.ir.graph import Input, JointGraph, size_expression
 from dpcompile.kernels.bags import RegularBags
@@ -276,7 +277,7 @@ def preserved(program: nn.Module) -> Iterator[list[tuple[nn.Module, dict[str, An
     saved = [(m, dict(m.__dict__), {name: dict(m.__dict__[name]) for name in containers}) for m in program.modules()]
     held = containers_of(program)
     devices = list({p.device.index or 0 for p in program.parameters() if p.is_cuda})
-    with torch.random.fork_rng(devices=devices), torch_private.global_hooks_skip(is_wrapper):
+    with torch.random.fork_rng(devices=devices), global_hooks_skip(is_wrapper):
         try:
             yield [(module, attributes) for module, attributes, _ in saved]
         finally:

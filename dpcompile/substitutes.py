@@ -253,10 +253,6 @@ def adaptive_log_softmax(module: nn.AdaptiveLogSoftmaxWithLoss, input_: Tensor, 
 def traceable_modules() -> Iterator[None]:
     """Modules of torch whose own forward depends on data, in a form that does not; distributions without their checks of
     values, which a trace cannot make."""
-    own = nn.AdaptiveLogSoftmaxWithLoss.forward
-    with torch_private.unchecked_distributions(), torch_private.unchecked_masks():
-        nn.AdaptiveLogSoftmaxWithLoss.forward = adaptive_log_softmax  # type: ignore[assignment]
-        try:
-            yield
-        finally:
-            nn.AdaptiveLogSoftmaxWithLoss.forward = own  # type: ignore[method-assign]
+    adaptive = torch_private.replaced(nn.AdaptiveLogSoftmaxWithLoss, "forward", adaptive_log_softmax)
+    with torch_private.unchecked_distributions(), torch_private.unchecked_masks(), adaptive:
+        yield

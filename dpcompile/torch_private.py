@@ -12,6 +12,7 @@ make_fx, functional_call and the sympy symbols are public. What is not, and why 
   Distribution._validate_args       whether distributions check values by default, which a trace cannot do
   _detect_is_causal_mask            reads the values of a mask for a hint that nothing depends on
   _pack_padded_sequence             what a trace shows of packing, which is refused
+  _select_conv_backend              asks for the batch size (torch 2.11: is B >= 16?) to choose how a convolution runs
   _ASMoutput                        the result type of nn.AdaptiveLogSoftmaxWithLoss
   associative_scan's generic form   reads element counts as numbers, which would fix the batch size
   module._global_*_hooks, FakeTensor  hooks on all modules, which a trace runs; what must not stay in the user's objects
@@ -97,25 +98,45 @@ def fake(mode: FakeTensorMode, tensor: torch.Tensor, batch_dim: int | None, hint
 
 
 @contextlib.contextmanager
+def replaced(owner: Any, name: str, value: Any) -> Iterator[Any]:
+    """An attribute of torch's with another value, put back on the way out; gives its own."""
+    own = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield own
+    finally:
+        setattr(owner, name, own)
+
+
+@contextlib.contextmanager
 def tracing_context(mode: FakeTensorMode) -> Iterator[None]:
     """Everything that must hold while a step is traced; restored on the way out."""
-    compiling, torch.compiler._is_compiling_flag = torch.compiler._is_compiling_flag, True
-    ordered = torch.backends.opt_einsum.enabled
-    torch.backends.opt_einsum.enabled = False  # its planner reads sizes as numbers
     module, scanning = sys.modules["torch._higher_order_ops.associative_scan"], partial(doubling_scan, pytree.tree_leaves)
-    scan, module.generic_associative_scan = module.generic_associative_scan, scanning  # type: ignore[attr-defined]
-    try:
-        with (
-            fx_config.patch(backed_size_oblivious=True),  # type: ignore[attr-defined]  # installed when it is imported
-            enable_python_dispatcher(),
-            mode,
-            fx.traceback.preserve_node_meta(),
-        ):
-            yield
-    finally:
-        torch.compiler._is_compiling_flag = compiling
-        module.generic_associative_scan = scan  # type: ignore[attr-defined]
-        torch.backends.opt_einsum.enabled = ordered
+    with (
+        replaced(torch.compiler, "_is_compiling_flag", True),
+        replaced(torch.backends.opt_einsum, "enabled", False),  # its planner reads sizes as numbers
+        replaced(module, "generic_associative_scan", scanning),
+        fx_config.patch(backed_size_oblivious=True),  # type: ignore[attr-defined]  # installed when it is imported
+        enable_python_dispatcher(),
+        mode,
+        fx.traceback.preserve_node_meta(),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def unguarded_convolutions(mode: FakeTensorMode) -> Iterator[None]:
+    """Fake convolutions whose choice of how to run relies on no batch size, for stand-ins of kernels: their results have the
+    same sizes either way. A user's own convolutions keep the condition: it is part of what is traced."""
+    shapes = mode.shape_env
+    assert shapes is not None
+
+    def select(*args: Any, **options: Any) -> Any:
+        with shapes.suppress_guards():
+            return own(*args, **options)
+
+    with replaced(torch._C, "_select_conv_backend", select) as own:
+        yield
 
 
 @contextlib.contextmanager
@@ -160,32 +181,11 @@ def global_hooks() -> list[Callable[..., Any]]:
     return [hook for kind in kinds_of_global_hooks() for hook in kind.values()]
 
 
-@contextlib.contextmanager
-def global_hooks_skip(skipped: Callable[[torch.nn.Module], bool]) -> Iterator[None]:
-    """Hooks on all modules that leave some modules out."""
-
-    def filtered(hook: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda module, *args: None if skipped(module) else hook(module, *args)
-
-    saved = [(kind, dict(kind)) for kind in kinds_of_global_hooks()]
-    for kind, hooks in saved:
-        kind.update({number: filtered(hook) for number, hook in hooks.items()})
-    try:
-        yield
-    finally:
-        for kind, hooks in saved:
-            kind.update({number: hook for number, hook in hooks.items() if number in kind})
-
-
-@contextlib.contextmanager
-def unchecked_masks() -> Iterator[None]:
+def unchecked_masks() -> contextlib.AbstractContextManager[Any]:
     """Transformers that do not read a mask to find out whether it is causal, which is a hint only: the mask counts."""
-    own = torch.nn.modules.transformer._detect_is_causal_mask
-    torch.nn.modules.transformer._detect_is_causal_mask = lambda mask, is_causal=None, size=None: is_causal is True
-    try:
-        yield
-    finally:
-        torch.nn.modules.transformer._detect_is_causal_mask = own
+    return replaced(
+        torch.nn.modules.transformer, "_detect_is_causal_mask", lambda mask, is_causal=None, size=None: is_causal is True
+    )
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 # In the order in which data flows: a module imports its own room and the rooms above it. A room is a
 # folder or a file directly under dpcompile/. Kernels stand above the rooms that emit calls to them.
 ROOMS = (
-    "scan", "torch_private", "ir", "kernels", "clip", "rules", "selection", "losses", "reads", "fingerprint",
+    "scan", "torch_private", "ir", "kernels", "clip", "rules", "selection", "losses", "reads", "fingerprint", "hooks",
     "batch", "guards", "provenance", "simplify", "views", "substitutes", "python_state", "conditions", "buffers", "constants",
     "sizes", "capture", "criteria", "analysis", "cost", "strategies", "predict", "plan", "passes", "measure", "forecast",
     "report", "runtime", "pipeline", "certificate", "step", "verify", "per_example", "trees", "cotangents", "recall", "parts",

@@ -11,7 +11,7 @@ import torch
 import typer
 from torch import nn
 
-from benchmarks.cases import Case, floats, per_class
+from benchmarks.cases import AGAIN, Case, floats, per_class
 from benchmarks.experiments import capacity
 from benchmarks.experiments import run as runs
 from benchmarks.experiments.experiment import Experiment
@@ -78,6 +78,28 @@ def test_a_method_that_was_given_up_gets_its_time_when_there_is_more() -> None:
     point = {"methods": rows, "limit_seconds": 300}
     assert runs.is_complete(point, False, 300) and not runs.is_complete(point, False, 301)
     assert not runs.is_complete(None, False, 1)
+
+
+def attempts(*ratios: float) -> Any:
+    """Measurements in which the ordinary step under its second name takes so many times as long as under its first."""
+    remaining = iter(ratios)
+
+    def times(case: Case, options: Options) -> dict[str, Any]:
+        return {"methods": {"ordinary eager": {"median_ms": 2.0}, "ordinary eager" + AGAIN: {"median_ms": 2.0 * next(remaining)}}}
+
+    return times
+
+
+@pytest.mark.parametrize(
+    ("ratios", "kept"), [((1.05, 1.0), 1.05), ((1.3, 0.95, 1.0), 0.95), ((1.3, 0.8, 1.2, 1.0), 1.2), ((0.5, 0.6, 0.7), 0.7)]
+)
+def test_a_point_is_measured_again_until_the_machine_is_quiet(
+    ratios: tuple[float, ...], kept: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "measure_time", attempts(*ratios))
+    found = runs.quietest(CASE, OPTIONS)
+    assert found["methods"]["ordinary eager" + AGAIN]["median_ms"] == 2.0 * kept
+    assert runs.is_complete(found, False, 300) == (0.95 <= kept <= 1.05)
 
 
 def test_results_of_another_kind_are_moved_aside(measured: list[str]) -> None:

@@ -25,6 +25,7 @@ from dpcompile.kernels import (
     fallback,
     layout,
     masked,
+    own_gradient,
     reduction,
     scale,
 )
@@ -39,6 +40,7 @@ OWN_MEMORY: Final[frozenset[Callable[..., Any]]] = frozenset({
     embedding.contract_rows, embedding.cross_rows, embedding.cross_rows_dense, embedding.materialize_rows,
     embedding.reach_rows, embedding.sqnorm_rows, extra_dimension.materialize_extra_dimension,
     fallback.grouped_products, fallback.sum_images, layout.scaled_examples, masked.sqnorm_masked,
+    own_gradient.materialize_grouped_gradient, own_gradient.materialize_single, own_gradient.sqnorm_single,
     reduction.gather, reduction.inner, reduction.sqnorm, reduction.weighted_sum, reduction.weighted_sums,
     scale.channel_scale, scale.group_norm_backward, scale.layer_scale,
 })  # fmt: skip

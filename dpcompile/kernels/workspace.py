@@ -15,7 +15,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from dpcompile.kernels import convolution, dense
+from dpcompile.kernels import convolution, dense, own_gradient
 from dpcompile.kernels.geometry import Geometry, roles
 from dpcompile.kernels.reduction import widen
 
@@ -68,6 +68,13 @@ def materialize_unfold(workspace: Workspace, x: Tensor, g: Tensor, geometry: Geo
     return gradients.view(g.shape[0], rows, -1, *geometry.kernel)
 
 
+def materialize_single(workspace: Workspace, x: Tensor, g: Tensor, geometry: Geometry) -> Tensor:
+    """own_gradient.materialize_single."""
+    x, g = widen(x), widen(g)
+    result = workspace.empty((x.shape[0], *own_gradient.weight_shape(x, g, geometry)), x)
+    return own_gradient.write_single(result, x, g, geometry)
+
+
 def mm(workspace: Workspace, left: Tensor, right: Tensor) -> Tensor:
     """aten.mm."""
     return torch.mm(left, right, out=workspace.empty((left.shape[0], right.shape[1]), left))
@@ -83,8 +90,9 @@ INTO: dict[Callable[..., Tensor], Callable[..., Tensor]] = {
     torch.ops.aten.addmm.default: addmm,
     dense.materialize: materialize,
     convolution.materialize_unfold: materialize_unfold,
+    own_gradient.materialize_single: materialize_single,
 }
 """The kernels that can write into a workspace."""
 
-MATERIALIZED: Final = (dense.materialize, convolution.materialize_unfold)
+MATERIALIZED: Final = (dense.materialize, convolution.materialize_unfold, own_gradient.materialize_single)
 """Those of per-example gradients."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from dpcompile.kernels import convolution
+from dpcompile.kernels import convolution, own_gradient
 from dpcompile.kernels.extra_dimension import materialize_extra_dimension
 from dpcompile.kernels.geometry import Geometry
 from dpcompile.kernels.workspace import Workspace
@@ -14,6 +14,7 @@ from dpcompile.measure.linear_subjects import HEAVY
 from dpcompile.measure.subject import Sizes, Subject, full
 from dpcompile.strategies import fused, gram, materialize, sums
 from dpcompile.strategies.extra_dimension import EXTRA
+from dpcompile.strategies.own_gradient import FUSED_SINGLE_WORK, GROUPED_GRADIENT_WORK, SINGLE_WORK
 
 IMAGES = {"B": (1, 512), "side": (2, 64), "C": (3, 1024), "D": (8, 1024), "kernel": (1, 8), "stride": (1, 2), "grouping": (1, 8)}
 
@@ -110,6 +111,16 @@ CONVOLUTIONS = (
     Subject(materialize.GROUPED, IMAGES, images, convolution.materialize_grouped, completed_groups, share=2 * HEAVY),
     Subject(materialize.DEPTHWISE, IMAGES, images, convolution.materialize_grouped, completed_depthwise, share=HEAVY),
     Subject(EXTRA, IMAGES, images, materialize_extra_dimension, completed, share=HEAVY),
+    Subject(GROUPED_GRADIENT_WORK, IMAGES, images, own_gradient.materialize_grouped_gradient, completed, share=HEAVY),
+    Subject(
+        SINGLE_WORK,
+        IMAGES,
+        lambda s, on: (Workspace(own_gradient.materialize_single), *images(s, on)),
+        lambda kernel, *operands: kernel(*operands),
+        completed,
+        share=HEAVY,
+    ),
+    Subject(FUSED_SINGLE_WORK, IMAGES, images, own_gradient.sqnorm_single, completed, share=HEAVY),
     Subject(fused.CONVOLUTION, IMAGES, images, convolution.sqnorm_materialized, completed, share=HEAVY),
     Subject(
         sums.UNFOLDED_PRODUCT, IMAGES, unfolded_with_factors, convolution.contract_unfolded, completed_few_groups, share=HEAVY

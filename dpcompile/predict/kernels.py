@@ -17,6 +17,7 @@ from dpcompile.kernels import (
     extra_dimension,
     layout,
     masked,
+    own_gradient,
     projection,
     reduction,
     row_products,
@@ -28,6 +29,7 @@ from dpcompile.predict.sizes import Shape, operands, results
 from dpcompile.strategies import cross, fused, gram, materialize, outer, projected, rows, sums
 from dpcompile.strategies import masked as masked_outer
 from dpcompile.strategies.extra_dimension import EXTRA
+from dpcompile.strategies.own_gradient import FUSED_SINGLE_WORK, GROUPED_GRADIENT_WORK, SINGLE_WORK
 
 Sizes = dict[str, float]
 
@@ -162,6 +164,9 @@ PRICES: dict[Callable[..., Any], tuple[Work, int, Measure]] = {
     convolution.materialize_unfold: (materialize.UNFOLD, 2, images),
     convolution.materialize_grouped: (materialize.GROUPED, 2, images),
     extra_dimension.materialize_extra_dimension: (EXTRA, 2, images),
+    own_gradient.materialize_grouped_gradient: (GROUPED_GRADIENT_WORK, 2, images),
+    own_gradient.materialize_single: (SINGLE_WORK, 2, images),
+    own_gradient.sqnorm_single: (FUSED_SINGLE_WORK, 2, images),
     convolution.sqnorm_materialized: (fused.CONVOLUTION, 2, images),
     convolution.contract_unfolded: (sums.UNFOLDED_PRODUCT, 2, unfolded),
     convolution.contract: (sums.WEIGHT_GRADIENT, 2, images),

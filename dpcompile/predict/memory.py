@@ -15,7 +15,18 @@ from torch import fx
 
 from dpcompile.analysis.aliases import Aliases
 from dpcompile.ir.graph import JointGraph
-from dpcompile.kernels import convolution, dense, embedding, extra_dimension, masked, projection, reduction, row_products, scale
+from dpcompile.kernels import (
+    convolution,
+    dense,
+    embedding,
+    extra_dimension,
+    masked,
+    own_gradient,
+    projection,
+    reduction,
+    row_products,
+    scale,
+)
 from dpcompile.kernels.copies import Copies
 from dpcompile.kernels.geometry import Geometry
 from dpcompile.kernels.workspace import UNFOLDED, Workspace
@@ -160,6 +171,13 @@ def one_plane(node: fx.Node, batch_size: int) -> float:
     return 4.0 * how.rows * how.columns
 
 
+def one_gradient(node: fx.Node, batch_size: int) -> float:
+    """The weight gradient of one example."""
+    how = next(argument for argument in node.args if isinstance(argument, Geometry))
+    x, g = (operand.sizes[1] for operand in operands(node, batch_size)[:2])
+    return 4.0 * x * g // how.groups * how.taps
+
+
 INSIDE: dict[Callable[..., Any], Callable[[fx.Node, int], float]] = {
     dense.contract: narrower,
     convolution.contract: narrower,
@@ -167,6 +185,9 @@ INSIDE: dict[Callable[..., Any], Callable[[fx.Node, int], float]] = {
     convolution.contract_unfolded: narrower,
     convolution.materialize_grouped: own_result,
     extra_dimension.materialize_extra_dimension: own_result,
+    own_gradient.materialize_grouped_gradient: own_result,
+    own_gradient.materialize_single: one_gradient,
+    own_gradient.sqnorm_single: one_gradient,
     masked.sqnorm_masked: squares_and_mask,
     dense.sqnorm_gram: tiles,
     convolution.sqnorm_gram_unfolded: tiles,

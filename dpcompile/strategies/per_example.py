@@ -1,8 +1,9 @@
 """Per-example gradients of contractions, and of parameters behind any linear tail: always right, one file for all families.
 
 `convolution_form` chooses between the ways to materialise a convolution: "unfold" (im2col and batched matrix products),
-"grouped-extra" (Rochette et al. 2019: a grouped convolution of one dimension more) and "grouped" (the same without the extra
-dimension, so that three dimensions are covered, too).
+"grouped-extra" (Rochette et al. 2019: a grouped convolution of one dimension more), "grouped" (the same without the extra
+dimension, so that three dimensions are covered, too), and the library's own weight gradient, of one convolution with a group for
+every example ("grouped-gradient") or of one example after another ("single").
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor, fx
 
 from dpcompile.ir.graph import callee, integer, operand_node, size_expression, value
 from dpcompile.ir.site import ChannelScale, Contraction, Convolution, Dense, LayerScale, Opaque, Rows, Total
-from dpcompile.kernels import convolution, dense, embedding, extra_dimension, layout, scale
+from dpcompile.kernels import convolution, dense, embedding, extra_dimension, layout, own_gradient, scale
 from dpcompile.kernels.fallback import ExampleLoop, Place, grouped_products, sum_images
 from dpcompile.strategies.emitter import Emitter
 
@@ -23,6 +24,8 @@ CONVOLUTION_FORMS: Final = {
     "unfold": convolution.materialize_unfold,
     "grouped": convolution.materialize_grouped,
     "grouped-extra": extra_dimension.materialize_extra_dimension,
+    "grouped-gradient": own_gradient.materialize_grouped_gradient,
+    "single": own_gradient.materialize_single,
 }
 """Kernels from operands to per-example gradients; "unfold" is that of the norm "materialize", others are called like it."""
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from dpcompile.kernels import convolution, dense
+from dpcompile.kernels import convolution, dense, own_gradient
 from dpcompile.kernels.convolution import Geometry
 from dpcompile.kernels.extra_dimension import MOST_DIMENSIONS, materialize_extra_dimension
 
@@ -16,7 +16,10 @@ CheckTraceable = Callable[[Callable[..., Any], Callable[[int], tuple[Any, ...]]]
 Case = tuple[Geometry, int, int, int]
 B = 3
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
-FORMS = [getattr(convolution, f"materialize_{form}") for form in ("unfold", "grouped", "grouped_traceable")]
+FORMS = [
+    *(getattr(convolution, f"materialize_{form}") for form in ("unfold", "grouped", "grouped_traceable")),
+    own_gradient.materialize_grouped_gradient, own_gradient.materialize_single,
+]  # fmt: skip
 
 
 def geometry(
@@ -140,6 +143,7 @@ def test_norms_are_those_of_autograd(case: Case, layout: Callable[[Tensor], Tens
     x, g = (layout(t) for t in operands(case, dtype))
     expected = squares(gradients(case, x, g))
     assert_close(convolution.sqnorm_materialized(x, g, case[0]), expected, rtol=tolerance(dtype), atol=0)
+    assert_close(own_gradient.sqnorm_single(x, g, case[0]), expected, rtol=tolerance(dtype), atol=0)
     squared, bound = convolution.sqnorm_gram(x, g, case[0])
     assert_close(squared, expected, rtol=tolerance(dtype), atol=0)
     sizes, G = case[0], case[0].groups
@@ -216,6 +220,7 @@ def test_convolution_kernels_trace_with_a_free_batch_size(case: Case, check_trac
             traceable[convolution.contract](x, g, factor, sizes),
             traceable[convolution.sqnorm_gram_unfolded](unfolded, other, sizes),
             traceable[convolution.contract_unfolded](unfolded, other, factor, sizes),
+            *(form(x, g, sizes) for form in own_gradient.TRACEABLE.values()),
         )
 
     check_traceable(kernels, lambda examples: (*operands(case, examples=examples), torch.rand(examples)))

@@ -18,7 +18,7 @@ from zoo_layers import Using, parameter
 from dpcompile import StrategyError, dpcompile
 from dpcompile.cost.hardware import HARDWARE
 from dpcompile.ir.projection import Projection
-from dpcompile.kernels import convolution, dense, extra_dimension, row_products
+from dpcompile.kernels import convolution, dense, extra_dimension, own_gradient, row_products
 from dpcompile.measure.extract import extract
 from dpcompile.plan.select import options_of
 
@@ -26,6 +26,7 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 MATERIALISING = {
     dense.materialize, dense.sqnorm_materialized, convolution.materialize_unfold, convolution.materialize_grouped,
     convolution.sqnorm_materialized, extra_dimension.materialize_extra_dimension,
+    own_gradient.materialize_grouped_gradient, own_gradient.materialize_single, own_gradient.sqnorm_single,
 }  # fmt: skip
 WRAPPED = {f"{name}, {'gain' if gain else 'no gain'}": (form, gain) for name, form in FORMS.items() for gain in (False, True)}
 SHAPES = {name: LAYERS[name] for name in LAYERS if name not in ("conv2d", "linear")}
