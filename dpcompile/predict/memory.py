@@ -171,11 +171,18 @@ def one_plane(node: fx.Node, batch_size: int) -> float:
     return 4.0 * how.rows * how.columns
 
 
-def one_gradient(node: fx.Node, batch_size: int) -> float:
-    """The weight gradient of one example."""
+def in_other_layouts(node: fx.Node, batch_size: int) -> float:
+    """The result in the library's layout and on its way to torch's; in three dimensions several times more."""
     how = next(argument for argument in node.args if isinstance(argument, Geometry))
-    x, g = (operand.sizes[1] for operand in operands(node, batch_size)[:2])
-    return 4.0 * x * g // how.groups * how.taps
+    return (2.0 if len(how.kernel) < 3 else 6.0) * own_result(node, batch_size)
+
+
+def one_gradient(node: fx.Node, batch_size: int) -> float:
+    """The weight gradient of one example three times, for the same reason; in three dimensions its input unfolded, too."""
+    how = next(argument for argument in node.args if isinstance(argument, Geometry))
+    x, g = operands(node, batch_size)[:2]
+    unfolded = x.elements / max(batch_size, 1) * how.taps if len(how.kernel) == 3 else 0.0
+    return 4.0 * (3 * x.sizes[1] * g.sizes[1] // how.groups * how.taps + unfolded)
 
 
 INSIDE: dict[Callable[..., Any], Callable[[fx.Node, int], float]] = {
@@ -185,7 +192,7 @@ INSIDE: dict[Callable[..., Any], Callable[[fx.Node, int], float]] = {
     convolution.contract_unfolded: narrower,
     convolution.materialize_grouped: own_result,
     extra_dimension.materialize_extra_dimension: own_result,
-    own_gradient.materialize_grouped_gradient: own_result,
+    own_gradient.materialize_grouped_gradient: in_other_layouts,
     own_gradient.materialize_single: one_gradient,
     own_gradient.sqnorm_single: one_gradient,
     masked.sqnorm_masked: squares_and_mask,

@@ -8,6 +8,7 @@ fused-single      the same, of which only ||G[b]||^2 is kept; the sum is taken b
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
 from dpcompile.ir.cost import BYTES, D_IN, D_OUT, GROUPS, PARAMETERS, T_IN, TAPS, B, Cost, T, Work
 from dpcompile.ir.site import Convolution, Site
@@ -17,7 +18,12 @@ from dpcompile.strategies.emitter import Emitter
 from dpcompile.strategies.scaling import scaled
 from dpcompile.strategies.strategy import NormStrategy, SquaredNorm, only
 
-GROUPED_GRADIENT_WORK = replace(materialize.grouped_work("grouped weight gradient"), fresh_bytes=materialize.KEPT)
+MOST_POSITIONS: Final = 2**20
+"""Of an image. The library adds up positions in one float32 number for each weight: sums of equal terms, the worst, were 2.4e-5
+too small over four million of them, and grow no more from 2^24 on."""
+GROUPED_GRADIENT_WORK = replace(  # the gradients once more in the library's own layout, and once more in ours
+    materialize.grouped_work("grouped weight gradient"), fresh_bytes=3 * materialize.KEPT
+)
 SINGLE_WORK = Work(  # into memory that is kept between steps, as products are (`kernels.workspace`)
     "single weight gradients",
     matrix_flops=2 * B * GROUPS * T * D_IN * D_OUT,
@@ -33,7 +39,16 @@ FUSED_SINGLE_WORK = replace(
 
 def declines(site: Site) -> str | None:
     """Convolutions, however often the parameter is used."""
-    return materialize.declines_grouped(site)
+    reason = materialize.declines_grouped(site)
+    convolutions = [term.contraction for term in site.terms if isinstance(term.contraction, Convolution)]
+    return reason or next(filter(None, map(too_many, convolutions)), None)
+
+
+def too_many(contraction: Convolution) -> str | None:
+    """Why sums over so many positions are not left to the library."""
+    positions = max(contraction.positions, contraction.input_positions)
+    why = f"the library's own sums over images of {positions:,} positions may be too small"
+    return why if positions > MOST_POSITIONS else None
 
 
 def declines_fused(site: Site) -> str | None:
@@ -42,7 +57,8 @@ def declines_fused(site: Site) -> str | None:
     if isinstance(found, str):
         return found
     assert isinstance(found, Convolution)
-    return "several images per example are folded into the convolution's batch" if found.x.folded != 1 else None
+    folded = "several images per example are folded into the convolution's batch" if found.x.folded != 1 else None
+    return folded or too_many(found)
 
 
 def emit_grouped(site: Site, emitter: Emitter) -> SquaredNorm:
@@ -83,6 +99,6 @@ FUSED_SINGLE = NormStrategy(
     "fused-single",
     "Lee & Kifer 2021, one layer at a time",
     declines_fused,
-    lambda site: Cost((FUSED_SINGLE_WORK,), workspace_bytes=BYTES * PARAMETERS),
+    lambda site: Cost((FUSED_SINGLE_WORK,), workspace_bytes=3 * BYTES * PARAMETERS),
     emit_fused,
 )

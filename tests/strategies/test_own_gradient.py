@@ -6,13 +6,17 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from captured import captured
 from oracle import errors, expect
 from torch import nn
 from zoo_case import squares
 
+from benchmarks.measure import peak_bytes
 from dpcompile import StrategyError, dpcompile
 from dpcompile.kernels import own_gradient
 from dpcompile.kernels.geometry import Geometry
+from dpcompile.strategies import NORMS
+from dpcompile.strategies.own_gradient import MOST_POSITIONS
 
 WAYS = [("grouped-gradient", "reuse"), ("grouped-gradient", "bookkeep"), ("single", "reuse"), ("fused-single", "bookkeep")]
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -42,6 +46,30 @@ def test_the_step_is_that_of_the_loop(network: str, way: tuple[str, str], backen
         found = errors(private(x), expect(model, squares, (x,), max_grad_norm=0.5))
         assert max(found.values()) < 1e-9, found
     assert private.report().plan.strategies().items() >= ways(model, way).items()
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if way[0] != "fused-single"], ids="+".join)  # whose peak is the sum's
+def test_the_predicted_peak_covers_the_copies_that_the_library_makes(way: tuple[str, str]) -> None:
+    model, x = nn.Sequential(nn.Conv2d(48, 64, 3, padding=1), nn.Tanh()), torch.randn(16, 48, 6, 6)
+    strategy: dict[str, str | tuple[str, str]] = {"0.bias": "auto", "0.weight": way}
+    private = dpcompile(model, loss=squares, strategy=strategy, schedule="one-pass")
+    measured = peak_bytes(lambda: lambda: private(x).grads, "cpu")
+    assert 0.95 * measured <= private.report().forecast.peak_bytes <= 1.3 * measured
+
+
+def test_images_whose_positions_float32_cannot_add_up_decline() -> None:
+    shape = (1, MOST_POSITIONS // 1024 + 1, 1024)
+    site = captured(nn.Conv2d(1, 1, 1, bias=False), squares, torch.randn(2, *shape)).sites[0]
+    for name in ("grouped-gradient", "single", "fused-single"):
+        assert "1,049,600 positions" in str(NORMS[name].declines(site))
+
+
+def test_no_examples_have_no_gradients() -> None:
+    geometry = Geometry((3,), (1,), (0,), (1,), False, (0,), 1)
+    x, g = torch.randn(0, 4, 7), torch.randn(0, 6, 5)
+    for form in (own_gradient.materialize_grouped_gradient, own_gradient.materialize_single):
+        assert form(x, g, geometry).shape == (0, 6, 4, 3)
+    assert own_gradient.sqnorm_single(x, g, geometry).shape == (0,)
 
 
 def test_norms_alone_hold_one_gradient_at_a_time() -> None:
