@@ -133,7 +133,7 @@ def quantiles(regrets: Sequence[float]) -> dict[str, float]:
 
 def main(
     rounds: Annotated[int, typer.Option(min=3)] = 9,
-    seconds: Annotated[float, typer.Option(help="Time for calibration.")] = 120.0,
+    seconds: Annotated[float, typer.Option(help="Time for calibration.")] = 180.0,
     only: Annotated[str, typer.Option(help="Sites whose name contains this; results are then not written.")] = "",
     part: Annotated[Part, typer.Option(help="What is measured; the other parts of the results are kept.")] = Part.ALL,
     output: Annotated[Path, typer.Option(help="Folder for results.")] = RESULTS,

@@ -98,7 +98,7 @@ def explain(
 
 @app.command()
 def calibrate(
-    seconds: Annotated[float, typer.Option(min=5.0, help="About how long to measure.")] = 120.0,
+    seconds: Annotated[float, typer.Option(min=5.0, help="About how long to measure.")] = 180.0,
     device: Annotated[str, typer.Option(help="cpu or cuda; cuda if there is one.")] = "",
 ) -> None:
     """Measure this machine, so that plans are made for it and not for a table's row; kept in the user's cache folder."""

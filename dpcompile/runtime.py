@@ -86,6 +86,8 @@ def own_memory(outputs: dict[tuple[str, str], Tensor]) -> dict[tuple[str, str], 
     """
     seen: set[int] = set()
     for key, tensor in outputs.items():
+        if key[0] == "own_gradient":
+            continue  # only read, see `Raw.add_to`
         place = tensor.untyped_storage().data_ptr()
         is_expanded = any(step == 0 and size > 1 for size, step in zip(tensor.shape, tensor.stride(), strict=True))
         if (place in seen or is_expanded) and tensor.numel():

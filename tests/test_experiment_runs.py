@@ -16,10 +16,13 @@ from benchmarks.experiments import capacity
 from benchmarks.experiments import run as runs
 from benchmarks.experiments.experiment import Experiment
 from benchmarks.experiments.lee_kifer import reaches
+from benchmarks.experiments.quiet import disturbed
 from benchmarks.experiments.rochette import CLAIMS as ROCHETTE
 from benchmarks.experiments.table import judged, markdown
 from benchmarks.worker import Options
-from dpcompile.measure.cache import path_for
+from dpcompile.cost.hardware import HARDWARE
+from dpcompile.measure import cache
+from dpcompile.measure.cache import save
 
 METHODS = ("ordinary eager", "dpcompile eager")
 CASE = Case("two pixels", lambda: nn.Sequential(nn.Flatten(), nn.Linear(2, 10)), floats(2), per_class, 3, 1.0)
@@ -47,13 +50,16 @@ def test_the_machine_is_calibrated_once_for_each_number_of_threads(monkeypatch: 
 
     def calibrate(seconds: float, device: str) -> None:
         seen.append(torch.get_num_threads())
-        path_for(torch.device(device)).write_text("{}", encoding="ascii")
+        save(HARDWARE["cpu"], 0.0, torch.device(device))
 
     monkeypatch.setattr(runs, "run_calibration", calibrate)
     monkeypatch.setenv("DPCOMPILE_CACHE", str(tmp_path))
     for _ in range(2):
         runs.calibrated((1, 2), "cpu")
     assert seen == [1, 2] and torch.get_num_threads() == 1
+    monkeypatch.setattr(cache, "FORMAT", cache.FORMAT + 1)
+    runs.calibrated((1, 2), "cpu")
+    assert seen == [1, 2, 1, 2], "a calibration that cannot be used was taken for one"
 
 
 def of_two(methods: tuple[str, ...] = METHODS) -> Experiment:
@@ -106,9 +112,29 @@ def test_a_point_is_measured_again_until_the_machine_is_quiet(
 def test_of_two_attempts_the_one_that_timed_more_methods_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     noisy = {"methods": {"ordinary eager": {"median_ms": 2.0}, "ordinary eager" + AGAIN: {"median_ms": 3.0}}}
     failed = {"methods": {"ordinary eager": {"failure": "TimeoutError"}}}
-    remaining = iter([noisy, failed])
+    remaining = iter([noisy, failed, failed])
     monkeypatch.setattr(runs, "measure_time", lambda case, options: next(remaining))
-    assert runs.quietest(CASE, OPTIONS) == {**noisy, "attempts": 2}
+    found = runs.quietest(CASE, OPTIONS)
+    assert found == {**noisy, "attempts": 3} and runs.is_complete(found, False, 300)
+
+
+def test_a_noisy_point_of_an_earlier_run_counts_as_an_attempt_and_keeps_its_memory(
+    measured: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "measure_time", attempts(1.2, 1.3, 1.4, 1.0))
+    first = {**runs.in_fresh_compiler(CASE, OPTIONS), "attempts": 1}
+    first["methods"]["ordinary eager"]["bytes"] = 7
+    found = runs.quietest(CASE, OPTIONS, first)
+    assert found == {**first, "attempts": 3}
+    again = runs.quietest(CASE, OPTIONS, {**first, "attempts": 2})
+    assert again["attempts"] == 3 and again["methods"]["ordinary eager"] == {"median_ms": 2.0, "bytes": 7}
+    assert again["methods"]["ordinary eager" + AGAIN]["median_ms"] == 2.0
+
+
+def test_points_that_were_not_quiet_are_named() -> None:
+    assert disturbed({"p B1": attempts(1.3)(CASE, OPTIONS), "p B2": attempts(1.0)(CASE, OPTIONS)}) == [
+        "- The ordinary step differed from itself by more than 1.1 times at: p B1 (1.30)"
+    ]
 
 
 def test_results_of_another_kind_are_moved_aside(measured: list[str]) -> None:

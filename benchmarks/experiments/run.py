@@ -13,7 +13,6 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,20 +22,21 @@ import torch._dynamo
 import typer
 from rich.console import Console
 
-from benchmarks.cases import AGAIN, Case
+from benchmarks.cases import Case
 from benchmarks.experiments.experiment import Experiment
+from benchmarks.experiments.quiet import QUIET, quietest_of, unrest
 from benchmarks.experiments.table import judged, markdown
 from benchmarks.measure import peak_bytes
 from benchmarks.methods import ALL_METHODS
 from benchmarks.protocol import products_in
 from benchmarks.run import CORES, RESULTS, describe_machine
 from benchmarks.worker import Options, at_most, measure_time, on_threads, text_of
-from dpcompile.measure.cache import VARIABLE, path_for
+from dpcompile.measure.cache import VARIABLE, load
 from dpcompile.measure.show import run_calibration
 
-CALIBRATION_SECONDS = 120.0
-QUIET, ATTEMPTS = 1.1, 3
-"""How far the same step may differ from itself, and how often a point is measured until it does not."""
+CALIBRATION_SECONDS = 180.0
+ATTEMPTS = 3
+"""How often a point is measured until the machine was quiet."""
 
 
 def run(experiment: Experiment, size: str, rounds: int, only: str, memory: bool, limit_seconds: int) -> Path:
@@ -62,11 +62,12 @@ def run(experiment: Experiment, size: str, rounds: int, only: str, memory: bool,
     calibrated(threads, device)
     options = Options("", experiment.methods, rounds, threads, device, limit_seconds)
     for name, case in cases.items():
-        if is_complete(document["points"].get(name), memory and not case.as_published, limit_seconds):
+        known_point = document["points"].get(name)
+        if is_complete(known_point, memory and not case.as_published, limit_seconds):
             continue
         console.rule(f"{experiment.name}: {name}")
         with products_in(case.precision):
-            found = {**quietest(case, options), "limit_seconds": limit_seconds}
+            found = {**quietest(case, options, known_point), "limit_seconds": limit_seconds}
             if memory and not case.as_published:
                 add_memory(found["methods"], case, options)
         document["points"][name] = {**found, "measured_on": datetime.date.today().isoformat()}
@@ -85,29 +86,26 @@ def calibrated(threads: tuple[int, ...], device: str) -> None:
     os.environ.setdefault(VARIABLE, str(Path(sys.prefix) / "calibrated"))
     for count in threads:
         with on_threads(count):
-            if not path_for(torch.device(device)).exists():
+            if load(torch.device(device))[0] is None:
                 run_calibration(CALIBRATION_SECONDS, device)
 
 
-def quietest(case: Case, options: Options) -> dict[str, Any]:
-    """Times of all methods, measured again if the machine was not quiet; of attempts that time as many methods, the quietest."""
-    attempts: list[dict[str, Any]] = []
-    while len(attempts) < ATTEMPTS and (not attempts or unrest(attempts[-1]["methods"]) > QUIET):
+def quietest(case: Case, options: Options, earlier: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Times of all methods, measured again while the best attempt was not quiet; an earlier one that was not counts too."""
+    is_noisy = earlier is not None and unrest(earlier["methods"]) > QUIET
+    attempts = [earlier] if earlier is not None and is_noisy else []
+    made = sum(attempt.get("attempts", 1) for attempt in attempts)
+    while not attempts or (made < ATTEMPTS and unrest(quietest_of(attempts)["methods"]) > QUIET):
         attempts.append(in_fresh_compiler(case, options))
-    best = min(attempts, key=lambda attempt: (-timed(attempt["methods"]), unrest(attempt["methods"])))
-    return {**best, "attempts": len(attempts)}
+        made += 1
+    return with_memory_of(earlier, {**quietest_of(attempts), "attempts": made})
 
 
-def timed(methods: Mapping[str, Mapping[str, Any]]) -> int:
-    """How many methods have a time."""
-    return sum("median_ms" in row for row in methods.values())
-
-
-def unrest(methods: Mapping[str, Mapping[str, Any]]) -> float:
-    """How far steps that are timed under two names differ, as a ratio of at least 1."""
-    twice = [name for name in methods if "median_ms" in methods[name] and "median_ms" in methods.get(name + AGAIN, {})]
-    ratios = [methods[name]["median_ms"] / methods[name + AGAIN]["median_ms"] for name in twice]
-    return max((max(ratio, 1 / ratio) for ratio in ratios), default=1.0)
+def with_memory_of(earlier: dict[str, Any] | None, found: dict[str, Any]) -> dict[str, Any]:
+    """The new times with the peak memory that was measured before, which other processes do not change."""
+    before = earlier["methods"] if earlier is not None else {}
+    kept = {name: {key: row[key] for key in ("bytes", "memory_failure") if key in row} for name, row in before.items()}
+    return {**found, "methods": {name: {**kept.get(name, {}), **row} for name, row in found["methods"].items()}}
 
 
 def in_fresh_compiler(case: Case, options: Options) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.cases import OURS
 from benchmarks.experiments.experiment import Experiment, Medians
+from benchmarks.experiments.quiet import disturbed
 
 OWN = {"dpcompile eager": "auto", "careful loop": "loop of single examples"}
 """How the experiments call what `make bench` names otherwise."""
@@ -77,7 +78,7 @@ def markdown(experiment: Experiment, document: dict[str, Any]) -> str:
     lines += [
         f"| {row['claim']} | {'holds' if row['holds'] else '**does not**'} | {row['numbers']} |" for row in document["claims"]
     ]
-    lines += ["", *memory(document, methods), *failures(document)]
+    lines += ["", *memory(document, methods), *failures(document), *disturbed(document["points"])]
     for extra in experiment.extras:
         if extra.name in document["extras"]:
             lines += ["", *extra.lines(document["extras"][extra.name])]

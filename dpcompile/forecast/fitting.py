@@ -11,12 +11,13 @@ out as 0.98 to 1.10; of 1.9 to 2.6 times, for 0.43 to 0.50, as 1.05 to 1.42.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from dpcompile.ir.errors import BudgetError
+from dpcompile.ir.errors import BudgetError, StrategyError
 from dpcompile.ir.site import Cut
 from dpcompile.plan.plan import Plan
 
@@ -71,7 +72,7 @@ def within(choose: Choose, peak: Measure, seconds: Measure, ways: Ways, budget: 
             break
         if found <= budget:
             continue
-        leanest = [choose(size, 0.0, cut) for cut in (ways.others if not fitting else ())]
+        leanest = behind(choose, size, ways.others if not fitting else ())
         fitting += [plan for plan in leanest if peak(plan) <= budget]
         needed = min([needed, *map(peak, leanest)])
     if fitting:
@@ -82,6 +83,15 @@ def within(choose: Choose, peak: Measure, seconds: Measure, ways: Ways, budget: 
         f"no plan stays within memory_budget ({budget / 1e6:.6g} MB): the leanest, {examples}, is predicted to need "
         f"{megabytes:.3f} MB beyond model and batch. Raise memory_budget to that, or make the model or its inputs smaller"
     )
+
+
+def behind(choose: Choose, size: int, cuts: Iterable[Cut]) -> list[Plan]:
+    """The leanest plan of every cut behind which all norms are right for a second backward (`strategies.apart`)."""
+    found = []
+    for cut in cuts:
+        with contextlib.suppress(StrategyError):
+            found.append(choose(size, 0.0, cut))
+    return found
 
 
 def best(plans: Iterable[tuple[Plan, float]], budget: float) -> tuple[Plan, float]:

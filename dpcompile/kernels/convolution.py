@@ -19,9 +19,9 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from dpcompile.kernels.dense import products, workspace_examples
 from dpcompile.kernels.dense import sqnorm_gram as dense_gram
 from dpcompile.kernels.dense import sqnorm_gram_traceable as dense_gram_traceable
-from dpcompile.kernels.dense import workspace_examples
 from dpcompile.kernels.geometry import Geometry, roles, windows
 from dpcompile.kernels.reduction import sqnorm, weighted_sum, widen
 
@@ -116,7 +116,7 @@ def materialize_unfold(x: Tensor, g: Tensor, geometry: Geometry) -> Tensor:
 def materialize_unfolded(unfolded: Tensor, g: Tensor, geometry: Geometry) -> Tensor:
     """materialize_unfold from the unfolded operand."""
     rows, columns = group_operands(unfolded, g, geometry)
-    return torch.bmm(rows, columns).view(g.shape[0], g.shape[1], -1, *geometry.kernel)
+    return products(rows, columns).view(g.shape[0], g.shape[1], -1, *geometry.kernel)
 
 
 def group_operands(unfolded: Tensor, g: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
@@ -145,7 +145,7 @@ def sqnorm_materialized(x: Tensor, g: Tensor, geometry: Geometry) -> Tensor:
     for start in range(0, x.shape[0], step):
         columns = _per_group(unfold(x[start : start + step], geometry), geometry)
         rows = _per_group(g[start : start + step].flatten(2), geometry)
-        product = torch.bmm(rows, columns.transpose(1, 2), out=workspace[: rows.shape[0]])
+        product = products(rows, columns.transpose(1, 2), out=workspace[: rows.shape[0]])
         parts.append(sqnorm(product.view(rows.shape[0] // G, -1)))
     return torch.cat(parts)
 

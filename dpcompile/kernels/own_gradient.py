@@ -5,8 +5,8 @@ without its forward half and without copies of the weight), and one call for eve
 gradients g: f[B, D, *], as in `kernels.convolution`.
 
 Measured on a CPU (an AMD EPYC, kernels 5x5, 64 channels): half of what a convolution of one dimension more takes, and no
-more than the ordinary weight gradient of the whole batch. The library adds up positions in one number each: in float32 the sum
-of equal ones stops growing at 2^24 of them, so that `strategies.own_gradient` takes images of at most 2^20.
+more than the ordinary weight gradient of the whole batch. Like that, the library adds up positions in float32, one after another;
+see `strategies.apart` for what that means for sums that are computed apart from these gradients.
 """
 
 from __future__ import annotations
@@ -38,24 +38,27 @@ def materialize_grouped_gradient(x: Tensor, g: Tensor, geometry: Geometry) -> Te
 
 def materialize_single(x: Tensor, g: Tensor, geometry: Geometry) -> Tensor:
     """f[B, *weight shape], contiguous, float32 or wider: the weight gradient of one example after another."""
-    x, g = widen(x), widen(g)
-    return write_single(x.new_empty(x.shape[0], *weight_shape(x, g, geometry)), x, g, geometry)
+    return write_single(widen(x[:0]).new_empty(x.shape[0], *weight_shape(x, g, geometry)), x, g, geometry)
 
 
 def write_single(result: Tensor, x: Tensor, g: Tensor, geometry: Geometry) -> Tensor:
-    """materialize_single of widened operands into f[B, *weight shape]."""
+    """materialize_single into f[B, *weight shape]."""
     for index in range(x.shape[0]):
-        result[index] = weight_gradient(x[index : index + 1], g[index : index + 1], tuple(result.shape[1:]), geometry)
+        result[index] = of_example(index, x, g, tuple(result.shape[1:]), geometry)
     return result
+
+
+def of_example(index: int, x: Tensor, g: Tensor, shape: tuple[int, ...], geometry: Geometry) -> Tensor:
+    """The weight gradient of one example; no other one is widened."""
+    return weight_gradient(widen(x[index : index + 1]), widen(g[index : index + 1]), shape, geometry)
 
 
 def sqnorm_single(x: Tensor, g: Tensor, geometry: Geometry) -> Tensor:
     """Squared norms f64[B] of these gradients, of which one at a time is in memory."""
-    x, g = widen(x), widen(g)
     shape = weight_shape(x, g, geometry)
     found = x.new_empty(x.shape[0], dtype=torch.float64)
     for index in range(x.shape[0]):
-        found[index] = sqnorm(weight_gradient(x[index : index + 1], g[index : index + 1], shape, geometry)[None])[0]
+        found[index] = sqnorm(of_example(index, x, g, shape, geometry)[None])[0]
     return found
 
 
@@ -66,7 +69,7 @@ def weight_shape(x: Tensor, g: Tensor, geometry: Geometry) -> tuple[int, ...]:
 
 
 def weight_gradient(x: Tensor, g: Tensor, shape: tuple[int, ...], geometry: Geometry) -> Tensor:
-    """torch's weight gradient f[shape]; only the shape of the weight counts, so that one number stands in for it."""
+    """torch's weight gradient f[shape]; only the shape of the weight counts, and one number is all that is allocated here."""
     weight = x.new_empty(1).expand(shape)
     options = geometry.stride, geometry.padding, geometry.dilation, geometry.transposed, geometry.output_padding, geometry.groups
     found: Tensor = torch.ops.aten.convolution_backward(g, x, weight, None, *options, [False, True, False])[1]

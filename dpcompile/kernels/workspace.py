@@ -52,7 +52,7 @@ class Workspace:
 def materialize(workspace: Workspace, a: Tensor, g: Tensor) -> Tensor:
     """dense.materialize."""
     a, g = widen(a), widen(g)
-    return torch.bmm(g.transpose(1, 2), a, out=workspace.empty((g.shape[0], g.shape[2], a.shape[2]), a))
+    return dense.products(g.transpose(1, 2), a, out=workspace.empty((g.shape[0], g.shape[2], a.shape[2]), a))
 
 
 def materialize_unfold(workspace: Workspace, x: Tensor, g: Tensor, geometry: Geometry) -> Tensor:
@@ -64,14 +64,13 @@ def materialize_unfold(workspace: Workspace, x: Tensor, g: Tensor, geometry: Geo
     for start in range(0, g.shape[0], step):
         unfolded = convolution.unfold(x[start : start + step], geometry)
         pair = convolution.group_operands(unfolded, g[start : start + step], geometry)
-        torch.bmm(*pair, out=gradients[start : start + step].flatten(0, 1))
+        dense.products(*pair, out=gradients[start : start + step].flatten(0, 1))
     return gradients.view(g.shape[0], rows, -1, *geometry.kernel)
 
 
 def materialize_single(workspace: Workspace, x: Tensor, g: Tensor, geometry: Geometry) -> Tensor:
     """own_gradient.materialize_single."""
-    x, g = widen(x), widen(g)
-    result = workspace.empty((x.shape[0], *own_gradient.weight_shape(x, g, geometry)), x)
+    result = workspace.empty((x.shape[0], *own_gradient.weight_shape(x, g, geometry)), widen(x[:0]))
     return own_gradient.write_single(result, x, g, geometry)
 
 

@@ -1,6 +1,6 @@
 """Measure the present machine: its rates, and how far every kernel is from the formula over a range of sizes.
 
-Sizes are drawn evenly in the logarithm (Sobol points), so that two minutes cover all kernels; what would take long or
+Sizes are drawn evenly in the logarithm (Sobol points), so that three minutes cover all kernels; what would take long or
 much memory is left out. See `cost.curve` for what becomes of the measurements.
 """
 
@@ -52,7 +52,7 @@ class Calibration:
     pace: float = 1.0
 
 
-def calibrate(row: Hardware, device: torch.device, seconds: float = 120.0, progress: Progress = lambda name, share: None,
+def calibrate(row: Hardware, device: torch.device, seconds: float = 180.0, progress: Progress = lambda name, share: None,
               seed: int = 0) -> Calibration:  # fmt: skip
     """Curves for all kernels on this device, on top of a row with measured rates.
 

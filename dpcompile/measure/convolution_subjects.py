@@ -14,8 +14,10 @@ from dpcompile.measure.linear_subjects import HEAVY
 from dpcompile.measure.subject import Sizes, Subject, full
 from dpcompile.strategies import fused, gram, materialize, sums
 from dpcompile.strategies.extra_dimension import EXTRA
-from dpcompile.strategies.own_gradient import FUSED_SINGLE_WORK, GROUPED_GRADIENT_WORK, SINGLE_WORK
+from dpcompile.strategies.own_gradient import GROUPED_GRADIENT_WORK, SINGLE_WORK
 
+FEW = 64
+"""Examples, for ways that take a call for each."""
 IMAGES = {"B": (1, 512), "side": (2, 64), "C": (3, 1024), "D": (8, 1024), "kernel": (1, 8), "stride": (1, 2), "grouping": (1, 8)}
 
 
@@ -26,7 +28,16 @@ def usual(channels: int) -> int:
 
 def completed(drawn: dict[str, int]) -> dict[str, int] | None:
     """Sizes per group; every eighth draw is depthwise, every eighth has four groups."""
-    drawn = {**drawn, "C": usual(drawn["C"]), "D": max(usual(drawn["D"]), 16)}
+    return with_groups({**drawn, "C": usual(drawn["C"]), "D": max(usual(drawn["D"]), 16)})
+
+
+def completed_any(drawn: dict[str, int]) -> dict[str, int] | None:
+    """The same with any number of channels in three of ten draws."""
+    return with_groups(drawn) if drawn["channels"] == 1 else completed(drawn)
+
+
+def with_groups(drawn: dict[str, int]) -> dict[str, int]:
+    """All sizes for these numbers of channels."""
     kernel = drawn["kernel"] - 1 + drawn["kernel"] % 2  # odd
     stride = drawn["stride"] if kernel > 1 else 1
     groups = {1: drawn["C"], 2: 4}.get(drawn["grouping"], 1)
@@ -111,16 +122,22 @@ CONVOLUTIONS = (
     Subject(materialize.GROUPED, IMAGES, images, convolution.materialize_grouped, completed_groups, share=2 * HEAVY),
     Subject(materialize.DEPTHWISE, IMAGES, images, convolution.materialize_grouped, completed_depthwise, share=HEAVY),
     Subject(EXTRA, IMAGES, images, materialize_extra_dimension, completed, share=HEAVY),
-    Subject(GROUPED_GRADIENT_WORK, IMAGES, images, own_gradient.materialize_grouped_gradient, completed, share=HEAVY),
+    Subject(
+        GROUPED_GRADIENT_WORK,
+        {**IMAGES, "channels": (1, 4)},
+        images,
+        own_gradient.materialize_grouped_gradient,
+        completed_any,
+        share=2 * HEAVY,
+    ),
     Subject(
         SINGLE_WORK,
-        IMAGES,
+        {**IMAGES, "B": (1, FEW), "channels": (1, 4)},
         lambda s, on: (Workspace(own_gradient.materialize_single), *images(s, on)),
         lambda kernel, *operands: kernel(*operands),
-        completed,
-        share=HEAVY,
+        completed_any,
+        share=2 * HEAVY,
     ),
-    Subject(FUSED_SINGLE_WORK, IMAGES, images, own_gradient.sqnorm_single, completed, share=HEAVY),
     Subject(fused.CONVOLUTION, IMAGES, images, convolution.sqnorm_materialized, completed, share=HEAVY),
     Subject(
         sums.UNFOLDED_PRODUCT, IMAGES, unfolded_with_factors, convolution.contract_unfolded, completed_few_groups, share=HEAVY

@@ -26,6 +26,7 @@ from dpcompile.cost.prices import contraction_sizes
 from dpcompile.ir.errors import StrategyError
 from dpcompile.ir.site import Convolution, Cut, Dense, Rows, Site
 from dpcompile.strategies import NORMS, SUMS
+from dpcompile.strategies.apart import too_coarse
 from dpcompile.strategies.projected import PROJECTED
 from dpcompile.strategies.reweight import REWEIGHT
 
@@ -146,19 +147,22 @@ def check_cuts(method: Method, sites: Sequence[Site], cuts: Sequence[Cut]) -> No
 
 def way(method: Method, site: Site) -> tuple[str, str]:
     """The first norm that can be applied, with the first sum that fits it."""
-    reason: str | None = ""
     for norm in method.norms_for(site):
         reason = None if norm == "ordinary" else NORMS[norm].declines(site)
-        if reason is None:
-            return norm, next(total for total in method.sums if fits(site, norm, total))
+        reasons = [reason or misfit(site, norm, total) for total in method.sums]
+        if None in reasons:
+            return norm, method.sums[reasons.index(None)]
     raise StrategyError(
-        f'strategy="{method.name}" does not apply to {site.parameter} by {norm}: {reason}. '
+        f'strategy="{method.name}" does not apply to {site.parameter} by {norm}: {reasons[-1]}. '
         f'Use strategy="{method.instead}", or choose for this parameter: strategy={{"{site.parameter}": "materialize"}}'
     )
 
 
-def fits(site: Site, norm: str, total: str) -> bool:
-    """Whether a sum can follow a norm at every use of a parameter; a second backward is a matter of the whole graph."""
+def misfit(site: Site, norm: str, total: str) -> str | None:
+    """Why a sum cannot follow a norm at some use of a parameter; a second backward is a matter of the whole graph."""
+    uses = [term.contraction for term in site.terms]
     if total == REWEIGHT.name:
-        return True
-    return all(SUMS[total].declines(term.contraction, NORMS[norm]) is None for term in site.terms)
+        reasons = [too_coarse(use, norm) for use in uses]
+    else:
+        reasons = [SUMS[total].declines(use, NORMS[norm]) for use in uses]
+    return next(filter(None, reasons), None)

@@ -21,6 +21,7 @@ from dpcompile.plan.budget import fastest_within, leanest
 from dpcompile.plan.methods import METHODS
 from dpcompile.plan.plan import Choice, Option, Plan
 from dpcompile.strategies import NORMS, SUMS
+from dpcompile.strategies.apart import too_coarse
 from dpcompile.strategies.emitter import dtype_of
 from dpcompile.strategies.ordinary import ORDINARY, SCALE
 from dpcompile.strategies.reweight import REWEIGHT
@@ -112,6 +113,9 @@ def fitting_options(site: Site, options: list[Option], declined: list[tuple[str,
                     wanted: tuple[str, str, bool]) -> list[Option]:  # fmt: skip
     """The options among which the plan chooses: those that were asked for, all where none of them fits."""
     norm, total, required = wanted
+    if not options:
+        reasons = "; ".join(why for _, why in declined)
+        raise StrategyError(f"there is no way to norm and clipped sum of {site.parameter}: {reasons}")
     fitting = [o for o in options if norm in ("auto", o.norm) and total in ("auto", o.sum)]
     if not fitting and required:
         why = dict(declined)
@@ -145,7 +149,8 @@ def options_of(site: Site, hardware: Hardware, batch_size: int,
             declined.append((norm.name, reason))
             continue
         for total in (SCALE,) if norm is ORDINARY else (REWEIGHT,) if again else SUMS.values():
-            reasons = [None if again else total.declines(term.contraction, norm) for term in site.terms]
+            uses = [term.contraction for term in site.terms]
+            reasons = [too_coarse(use, norm.name) if again else total.declines(use, norm) for use in uses]
             refused = next((r for r in reasons if r is not None), None)
             if refused is not None:
                 declined.append((f"{norm.name}+{total.name}", refused))

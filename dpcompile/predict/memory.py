@@ -130,9 +130,31 @@ def one_workspace(node: fx.Node, batch_size: int) -> float:
 
 
 def sorted_rows(node: fx.Node, batch_size: int) -> float:
-    """Segment sums and three index tensors."""
+    """Segment sums, of many positions in float64, and three index tensors."""
     ids, g = operands(node, batch_size)[:2]
-    return g.elements * 4.0 + 3.0 * ids.elements * 8
+    return g.elements * (4.0 if g.sizes[1] <= embedding.MOST_ROWS else 12.0) + 3.0 * ids.elements * 8
+
+
+def geometry_of(node: fx.Node) -> Geometry:
+    """How a convolution's kernel lies on its images."""
+    return next(argument for argument in node.args if isinstance(argument, Geometry))
+
+
+def contraction(node: fx.Node, batch_size: int) -> float:
+    """What the way that `convolution.contract` takes for these sizes forms before its result."""
+    x, g = operands(node, batch_size)[:2]
+    (weight,) = results(node, batch_size)
+    how = geometry_of(node)
+    windowed, other = (g, x) if how.transposed else (x, g)
+    positions = math.prod(other.sizes[2:])
+    way = convolution.way_to_contract(how, weight.sizes, positions)
+    if way == "depthwise":
+        return 2.0 * x.sizes[0] * weight.bytes
+    if way == "unfold":
+        unfolded = 4.0 * windowed.sizes[0] * windowed.sizes[1] * how.taps * positions
+        return (0.0 if how.is_pointwise else unfolded) + min(unfolded, other.bytes)
+    copies = 2.0 * narrower(node, batch_size)  # an operand scaled, and one in the library's layout
+    return copies + 3.0 * weight.bytes  # its stand-in, the library's layout, and on the way to torch's
 
 
 def two_operands(node: fx.Node, batch_size: int) -> float:
@@ -148,7 +170,7 @@ def own_result(node: fx.Node, batch_size: int) -> float:
 def unfolded_chunks(node: fx.Node, batch_size: int) -> float:
     """Some examples' windows, beside those of the examples before them."""
     x, g = operands(node, batch_size)[:2]
-    how = next(argument for argument in node.args if isinstance(argument, Geometry))
+    how = geometry_of(node)
     windowed, other = (g, x) if how.transposed else (x, g)
     one = windowed.sizes[1] * how.taps * math.prod(other.sizes[2:])
     step = max(1, UNFOLDED // max(1, one))
@@ -173,21 +195,22 @@ def one_plane(node: fx.Node, batch_size: int) -> float:
 
 def in_other_layouts(node: fx.Node, batch_size: int) -> float:
     """The result in the library's layout and on its way to torch's; in three dimensions several times more."""
-    how = next(argument for argument in node.args if isinstance(argument, Geometry))
+    how = geometry_of(node)
     return (2.0 if len(how.kernel) < 3 else 6.0) * own_result(node, batch_size)
 
 
 def one_gradient(node: fx.Node, batch_size: int) -> float:
     """The weight gradient of one example three times, for the same reason; in three dimensions its input unfolded, too."""
-    how = next(argument for argument in node.args if isinstance(argument, Geometry))
+    how = geometry_of(node)
     x, g = operands(node, batch_size)[:2]
-    unfolded = x.elements / max(batch_size, 1) * how.taps if len(how.kernel) == 3 else 0.0
+    windowed, other = (g, x) if how.transposed else (x, g)
+    unfolded = windowed.sizes[1] * how.taps * math.prod(other.sizes[2:]) if len(how.kernel) == 3 else 0
     return 4.0 * (3 * x.sizes[1] * g.sizes[1] // how.groups * how.taps + unfolded)
 
 
 INSIDE: dict[Callable[..., Any], Callable[[fx.Node, int], float]] = {
     dense.contract: narrower,
-    convolution.contract: narrower,
+    convolution.contract: contraction,
     convolution.materialize_unfold: unfolded_chunks,
     convolution.contract_unfolded: narrower,
     convolution.materialize_grouped: own_result,

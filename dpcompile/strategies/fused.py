@@ -11,6 +11,7 @@ import sympy
 from dpcompile.ir.cost import BYTES, D_IN, D_OUT, GROUPS, PARAMETERS, TAPS, B, Cost, T, Work
 from dpcompile.ir.site import Convolution, Dense, Site
 from dpcompile.kernels import convolution, dense
+from dpcompile.strategies.apart import too_coarse
 from dpcompile.strategies.emitter import Emitter
 from dpcompile.strategies.scaling import scaled
 from dpcompile.strategies.strategy import NormStrategy, SquaredNorm, only
@@ -42,9 +43,10 @@ def declines(site: Site) -> str | None:
     if isinstance(found, str):
         return found
     if isinstance(found, Dense):
-        return "groups of matrix products are materialised" if found.groups != 1 else None
+        return "groups of matrix products are materialised" if found.groups != 1 else too_coarse(found, "fused")
     assert isinstance(found, Convolution)
-    return "several images per example are folded into the convolution's batch" if found.x.folded != 1 else None
+    folded = "several images per example are folded into the convolution's batch" if found.x.folded != 1 else None
+    return folded or too_coarse(found, "fused")
 
 
 def cost(site: Site) -> Cost:

@@ -2,7 +2,7 @@
 
 grouped-gradient  G[b] from one weight gradient with a group for every example; the sum reuses G
 single            G[b] from one weight gradient after another; the sum reuses G
-fused-single      the same, of which only ||G[b]||^2 is kept; the sum is taken by book-keeping
+fused-single      the same, of which only ||G[b]||^2 is kept; the sum is taken by book-keeping, see `strategies.apart`
 """
 
 from __future__ import annotations
@@ -10,19 +10,23 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
+import sympy
+
 from dpcompile.ir.cost import BYTES, D_IN, D_OUT, GROUPS, PARAMETERS, T_IN, TAPS, B, Cost, T, Work
 from dpcompile.ir.site import Convolution, Site
 from dpcompile.kernels import own_gradient
 from dpcompile.strategies import materialize
+from dpcompile.strategies.apart import too_coarse
 from dpcompile.strategies.emitter import Emitter
 from dpcompile.strategies.scaling import scaled
 from dpcompile.strategies.strategy import NormStrategy, SquaredNorm, only
 
-MOST_POSITIONS: Final = 2**20
-"""Of an image. The library adds up positions in one float32 number for each weight: sums of equal terms, the worst, were 2.4e-5
-too small over four million of them, and grow no more from 2^24 on."""
+FOLDED: Final = "several images per example are folded into the convolution's batch"
+GROUPED = materialize.grouped_work("grouped weight gradient")
+IN_BLOCKS = 8 - 7 * sympy.Min(1, sympy.Mod(D_IN / TAPS, 16) + sympy.Mod(D_OUT, 16))
+"""8 where libraries have kernels for these numbers of channels, multiples of 16, that are twice as fast; else 1."""
 GROUPED_GRADIENT_WORK = replace(  # the gradients once more in the library's own layout, and once more in ours
-    materialize.grouped_work("grouped weight gradient"), fresh_bytes=3 * materialize.KEPT
+    GROUPED, fresh_bytes=3 * materialize.KEPT, features=(*GROUPED.features, IN_BLOCKS)
 )
 SINGLE_WORK = Work(  # into memory that is kept between steps, as products are (`kernels.workspace`)
     "single weight gradients",
@@ -32,23 +36,13 @@ SINGLE_WORK = Work(  # into memory that is kept between steps, as products are (
     product=(B * GROUPS, D_OUT, D_IN, T),
     features=(B, T, D_IN / TAPS, D_OUT, TAPS, T_IN / T, GROUPS),
 )
-FUSED_SINGLE_WORK = replace(
-    SINGLE_WORK, form="single weight gradients, norms", other_flops=2 * B * PARAMETERS, launches=2 + 14 * B
-)
+FUSED_SINGLE_WORK = replace(SINGLE_WORK, other_flops=2 * B * PARAMETERS, launches=2 + 14 * B)  # and their norms, in the cache
 
 
-def declines(site: Site) -> str | None:
-    """Convolutions, however often the parameter is used."""
-    reason = materialize.declines_grouped(site)
-    convolutions = [term.contraction for term in site.terms if isinstance(term.contraction, Convolution)]
-    return reason or next(filter(None, map(too_many, convolutions)), None)
-
-
-def too_many(contraction: Convolution) -> str | None:
-    """Why sums over so many positions are not left to the library."""
-    positions = max(contraction.positions, contraction.input_positions)
-    why = f"the library's own sums over images of {positions:,} positions may be too small"
-    return why if positions > MOST_POSITIONS else None
+def declines_single(site: Site) -> str | None:
+    """Convolutions with one image per example, however often the parameter is used."""
+    several = any(isinstance(c, Convolution) and c.x.folded != 1 for c in (term.contraction for term in site.terms))
+    return materialize.declines_grouped(site) or (FOLDED if several else None)
 
 
 def declines_fused(site: Site) -> str | None:
@@ -57,8 +51,7 @@ def declines_fused(site: Site) -> str | None:
     if isinstance(found, str):
         return found
     assert isinstance(found, Convolution)
-    folded = "several images per example are folded into the convolution's batch" if found.x.folded != 1 else None
-    return folded or too_many(found)
+    return FOLDED if found.x.folded != 1 else too_coarse(found, "fused-single")
 
 
 def emit_grouped(site: Site, emitter: Emitter) -> SquaredNorm:
@@ -82,7 +75,7 @@ def emit_fused(site: Site, emitter: Emitter) -> SquaredNorm:
 GROUPED_GRADIENT = NormStrategy(
     "grouped-gradient",
     "Rochette et al. 2019 (the backward half of multi)",
-    declines,
+    materialize.declines_grouped,
     lambda site: materialize.cost(site, lambda contraction: GROUPED_GRADIENT_WORK),
     emit_grouped,
     materializes=True,
@@ -90,7 +83,7 @@ GROUPED_GRADIENT = NormStrategy(
 SINGLE = NormStrategy(
     "single",
     "Rochette et al. 2019 (the weight gradients of naive)",
-    declines,
+    declines_single,
     lambda site: materialize.cost(site, lambda contraction: SINGLE_WORK),
     emit_single,
     materializes=True,

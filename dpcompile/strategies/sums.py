@@ -16,6 +16,7 @@ from torch import fx
 from dpcompile.ir.cost import BYTES, D_IN, D_OUT, GROUPS, PARAMETERS, ROWS, T_IN, TAPS, WIDTH, B, Cost, T, Work
 from dpcompile.ir.site import Contraction, Convolution, Dense, Rows
 from dpcompile.kernels import convolution, dense, embedding, reduction
+from dpcompile.strategies.apart import too_coarse
 from dpcompile.strategies.emitter import Emitter
 from dpcompile.strategies.gram import unfolded_input, unfolding
 from dpcompile.strategies.materialize import DENSE, DEPTHWISE
@@ -68,11 +69,12 @@ WEIGHTED = Work(
 
 
 def bookkeep_declines(contraction: Contraction, norm: NormStrategy) -> str | None:
-    """Contractions that can be run again with one scaled operand."""
+    """Contractions that can be run again with one scaled operand, behind a norm that is right for them."""
     if isinstance(contraction, Rows) or (isinstance(contraction, Dense) and contraction.groups == 1):
-        return None
+        return too_coarse(contraction, norm.name)
     if isinstance(contraction, Convolution):
-        return None if contraction.x.folded == 1 else "several images per example share a clip factor"
+        folded = "several images per example share a clip factor" if contraction.x.folded != 1 else None
+        return folded or too_coarse(contraction, norm.name)
     return "the per-example gradient is no larger than what would be kept instead"
 
 
@@ -115,7 +117,8 @@ def unfold_declines(contraction: Contraction, norm: NormStrategy) -> str | None:
     """Convolutions whose input the norm has unfolded anyway."""
     if not isinstance(contraction, Convolution) or contraction.x.folded != 1:
         return "it needs a convolution"
-    return None if norm.name in ("gram", "materialize") else f"the norm by {norm.name} does not unfold the input"
+    apart = None if norm.name in ("gram", "materialize") else f"the norm by {norm.name} does not unfold the input"
+    return apart or too_coarse(contraction, norm.name)
 
 
 def emit_unfold(contraction: Contraction, norm: NormStrategy, factors: fx.Node, emitter: Emitter) -> fx.Node:

@@ -20,6 +20,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "sequences": (lambda: nn.Sequential(nn.Linear(64, 256), nn.GELU(), nn.Linear(256, 64), nn.Flatten()), (16, 64)),
     "CNN": (models.group_norm_cnn, (3, 32, 32)),
     "LSTM": (models.LSTMClassifier, (64, 64)),
+    "wide convolution": (lambda: nn.Sequential(nn.Tanh(), nn.Conv2d(256, 256, 3, padding=1), nn.Flatten()), (256, 8, 8)),
 }
 
 

@@ -1,0 +1,130 @@
+"""No norm is too small for a sum that is computed apart from it: equal terms over many positions are the worst for float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from captured import captured
+from oracle import expect
+from torch import Tensor, nn
+from zoo_case import squares
+
+from dpcompile import StrategyError, dpcompile
+from dpcompile.cost.hardware import HARDWARE
+from dpcompile.kernels import dense
+from dpcompile.kernels.clipping import SLACK
+from dpcompile.plan.select import options_of
+
+LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "one channel": (lambda: nn.Conv2d(1, 1, 3, bias=False), (1, 130, 130)),
+    "few channels": (lambda: nn.Conv2d(3, 8, 5, bias=False), (3, 68, 68)),
+    "depthwise": (lambda: nn.Conv2d(4, 4, 3, groups=4, bias=False), (4, 98, 98)),
+    "transposed": (lambda: nn.ConvTranspose2d(2, 3, 2, stride=2, bias=False), (2, 64, 64)),
+    "one dimension": (lambda: nn.Conv1d(2, 3, 5, bias=False), (2, 16388)),
+    "few positions": (lambda: nn.Conv2d(3, 8, 3, bias=False), (3, 24, 24)),
+    "product": (lambda: nn.Linear(1, 3, bias=False), (16384, 1)),
+    "lookup": (lambda: nn.Embedding(3, 2), (6000,)),
+}
+SLOPES = torch.tensor([1.03, 1.7, 1.21, 1.9])
+CLIP = 0.1
+
+
+def total(model: nn.Module, x: Tensor, slope: Tensor) -> Tensor:
+    """A loss with the same gradient at every position."""
+    return model(x).flatten(1).sum(1) * slope
+
+
+def batch_of(shape: tuple[int, ...], of: nn.Module) -> tuple[Tensor, Tensor]:
+    """Ones, or the same row all the time."""
+    ones = torch.ones(len(SLOPES), *shape)
+    return (ones.long() if isinstance(of, nn.Embedding) else ones), SLOPES
+
+
+def ways() -> Iterator[tuple[str, str, str]]:
+    """Every norm with every sum that is computed apart from it, in one pass and in two."""
+    for name, (make, shape) in LAYERS.items():
+        model = make()
+        (site,) = captured(model, total, *batch_of(shape, model)).sites
+        for again in (False, True):
+            found, _ = options_of(site, HARDWARE["cpu"], len(SLOPES), again)
+            yield from ((name, option.norm, option.sum) for option in found if option.sum != "reuse")
+
+
+@pytest.mark.parametrize(("name", "norm", "way"), list(ways()))
+def test_no_example_contributes_more_than_the_clip_norm(name: str, norm: str, way: str) -> None:
+    make, shape = LAYERS[name]
+    model = make()
+    batch = batch_of(shape, model)
+    private = dpcompile(model, loss=total, strategy={"weight": (norm, way)}, max_grad_norm=CLIP)
+    step, right = private(*batch), expect(model, total, batch, max_grad_norm=CLIP)
+    assert (step.clip_factors.double() * right.norms <= CLIP * (1 + SLACK + 1e-6)).all()
+    assert (step.clip_factors.double() * right.norms >= CLIP * 0.99).all()
+
+
+def test_every_layer_has_ways_and_few_positions_all_of_them() -> None:
+    found = list(ways())
+    assert {name for name, _, _ in found} == set(LAYERS)
+    library = {"grouped", "grouped-extra", "grouped-gradient", "single", "fused-single"}
+    assert library | {"fused", "gram"} <= {norm for name, norm, _ in found if name == "few positions"}
+
+
+def test_convolutions_of_the_library_over_many_positions_decline() -> None:
+    model = nn.Conv2d(1, 1, 3, bias=False)
+    (site,) = captured(model, squares, torch.randn(2, 1, 26, 25)).sites
+    options, declined = options_of(site, HARDWARE["cpu"], 2)
+    library = ("grouped", "grouped-extra", "grouped-gradient", "single")
+    assert {option.sum for option in options if option.norm in library} == {"reuse"}
+    reasons = dict(declined)
+    for name in ("fused-single", *(f"{norm}+bookkeep" for norm in library)):
+        assert "552 positions" in reasons[name]
+    with pytest.raises(StrategyError, match="552 positions"):
+        dpcompile(model, loss=squares, strategy={"weight": ("single", "bookkeep")})(torch.randn(2, 1, 26, 25))
+    with pytest.raises(StrategyError, match="552 positions"):
+        dpcompile(model, loss=squares, strategy={"weight": ("single", "reweight")})(torch.randn(2, 1, 26, 25))
+
+
+def test_float64_has_no_such_limit() -> None:
+    (site,) = captured(nn.Conv2d(1, 1, 3, bias=False).double(), squares, torch.randn(2, 1, 26, 25, dtype=torch.float64)).sites
+    assert ("single", "bookkeep") in {(option.norm, option.sum) for option in options_of(site, HARDWARE["cpu"], 2)[0]}
+
+
+@pytest.fixture
+def rounded_products() -> Iterator[None]:
+    """torch may round the operands of float32 products to bfloat16."""
+    torch.set_float32_matmul_precision("medium")
+    yield
+    torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.usefixtures("rounded_products")
+@pytest.mark.parametrize("layer", [nn.Linear(5, 3, bias=False), nn.Conv1d(5, 3, 2, bias=False)], ids=["product", "convolution"])
+def test_norms_of_rounded_operands_belong_to_the_sum_of_the_same_gradients(layer: nn.Module) -> None:
+    (site,) = captured(layer, squares, torch.randn(2, *((7, 5) if isinstance(layer, nn.Linear) else (5, 7)))).sites
+    for again in (False, True):
+        options, declined = options_of(site, HARDWARE["cpu"], 2, again)
+        assert {option.norm for option in options if option.sum != "reuse"} == {"gram"}
+        assert "torch's settings may round" in dict(declined)["materialize+reweight" if again else "fused"]
+    half = captured(layer.bfloat16(), squares, torch.randn(2, *((7, 5) if isinstance(layer, nn.Linear) else (5, 7))).bfloat16())
+    assert "fused" in {option.norm for option in options_of(half.sites[0], HARDWARE["cpu"], 2)[0]}
+
+
+@pytest.mark.usefixtures("rounded_products")
+def test_a_second_backward_without_a_right_norm_is_refused_and_never_planned() -> None:
+    model = nn.Sequential(nn.Conv1d(4, 4, 3, groups=4), nn.Tanh(), nn.Flatten(), nn.Linear(20, 30))
+    x = torch.randn(16, 4, 7)
+    with pytest.raises(StrategyError, match=r'strategy="reweight" does not apply to 0\.weight by materialize: .*may round'):
+        dpcompile(model, loss=squares, strategy="reweight")(x)
+    free = dpcompile(model, loss=squares)
+    free(x)
+    tight = dpcompile(model, loss=squares, memory_budget=0.85 * free.report().forecast.peak_bytes)
+    assert torch.allclose(tight(x).norms, free(x).norms, rtol=1e-2)
+
+
+@pytest.mark.parametrize("positions", [512, 513, 1031])
+def test_narrow_products_in_pieces_are_products(positions: int) -> None:
+    left, right = torch.randn(3, 2, positions, dtype=torch.float64), torch.randn(3, positions, 5, dtype=torch.float64)
+    out = torch.empty(3, 2, 5, dtype=torch.float64)
+    assert torch.allclose(dense.products(left, right), left @ right, rtol=1e-12, atol=1e-12)
+    assert dense.products(left, right, out=out) is not None and torch.allclose(out, left @ right, rtol=1e-12, atol=1e-12)
