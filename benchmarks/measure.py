@@ -55,22 +55,36 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def interleaved(steps: Mapping[str, tuple[Step, int]], rounds: int, device: str) -> dict[str, list[float]]:
-    """Seconds of every step in every round; steps: {name: (step, threads)}."""
+def interleaved(steps: Mapping[str, tuple[Step, int]], rounds: int, device: str,
+                failed: dict[str, Exception] | None = None) -> dict[str, list[float]]:  # fmt: skip
+    """Seconds of every step in every round; steps: {name: (step, threads)}.
+
+    Into `failed`, where it is given, goes what a step raises beside the others (less memory is left than for it alone); it is not
+    called again and has no seconds.
+    """
     samples: dict[str, list[float]] = {name: [] for name in steps}
     before = torch.get_num_threads()
     for number in range(rounds):
         for name in random.Random(number).sample(list(steps), len(steps)):
-            step, threads = steps[name]
-            if number >= FEW_ROUNDS and min(samples[name]) > FEW_ABOVE_SECONDS:
+            if name in (failed or ()) or (number >= FEW_ROUNDS and min(samples[name]) > FEW_ABOVE_SECONDS):
                 continue
-            first = seconds_of(step, threads, device)  # untimed: caches and the allocator as this method's own steps leave them
-            long = [first] if first > LONG_SECONDS else []
-            count = repeats(first)
-            turn = long or [seconds_of(step, threads, device) for _ in range(2 * count if count > 1 else 1)]
-            samples[name] += turn[-count:]
+            try:
+                samples[name] += turn(*steps[name], device)
+            except Exception as failure:
+                if failed is None:
+                    raise
+                failed[name] = failure
     torch.set_num_threads(before)
-    return samples
+    return {name: found for name, found in samples.items() if name not in (failed or ())}
+
+
+def turn(step: Step, threads: int, device: str) -> list[float]:
+    """Seconds of a step in its turn."""
+    first = seconds_of(step, threads, device)  # untimed: caches and the allocator as this method's own steps leave them
+    if first > LONG_SECONDS:
+        return [first]
+    count = repeats(first)
+    return [seconds_of(step, threads, device) for _ in range(2 * count if count > 1 else 1)][-count:]
 
 
 def repeats(seconds: float) -> int:

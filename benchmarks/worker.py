@@ -75,8 +75,11 @@ def measure_time(case: Case, options: Options) -> dict[str, Any]:
             results[name]["failure"] = text_of(failure)
             say(f"  {name}: n/a, {results[name]['failure']}")
     again = {name + AGAIN: steps[name] for name in steps if not ALL_METHODS[name].is_private}
-    for name, samples in interleaved(steps | again, options.rounds, options.device).items():
+    failed: dict[str, Exception] = {}
+    for name, samples in interleaved(steps | again, options.rounds, options.device, failed).items():
         results.setdefault(name, {"threads": (steps | again)[name][1]}).update(summary(samples))
+    for name, why in failed.items():
+        results.setdefault(name, {})["failure"] = text_of(why)
     return {"methods": results, "share_clipped": reference.share_clipped}
 
 

@@ -50,6 +50,34 @@ def test_a_step_is_timed_as_often_as_its_length_asks(monkeypatch: pytest.MonkeyP
     assert untimed == {**twice, "second": rounds, "seconds": FEW_ROUNDS, "long": 0}
 
 
+def test_a_step_that_fails_beside_the_others_leaves_them_their_times() -> None:
+    left = iter(range(3))
+
+    def failing() -> Mapping[str, Tensor]:
+        if next(left, None) is None:
+            raise torch.OutOfMemoryError("no memory")
+        return {}
+
+    steps: dict[str, tuple[Step, int]] = {"failing": (failing, 1), "other": (step_named("other"), 1)}
+    failed: dict[str, Exception] = {}
+    samples = interleaved(steps, 3, "cpu", failed)
+    assert set(samples) == {"other"} and isinstance(failed["failing"], torch.OutOfMemoryError)
+    with pytest.raises(torch.OutOfMemoryError):
+        interleaved(steps, 3, "cpu")
+
+
+def test_what_fails_while_it_is_timed_is_the_methods_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interleave(steps: Mapping[str, Any], rounds: int, device: str, failed: dict[str, Exception]) -> dict[str, list[float]]:
+        failed["dpcompile eager"] = torch.OutOfMemoryError("no memory")
+        return {"ordinary eager": [1.0]}
+
+    monkeypatch.setattr(worker, "interleaved", interleave)
+    options = Options("", ("ordinary eager", "dpcompile eager"), 1, (1,), "cpu", 300)
+    methods = worker.measure_time(CASE, options)["methods"]
+    assert methods["ordinary eager"]["median_ms"] == 1e3
+    assert methods["dpcompile eager"]["failure"] == "OutOfMemoryError: no memory"
+
+
 def test_no_step_always_follows_the_same_one(monkeypatch: pytest.MonkeyPatch) -> None:
     names, rounds = "abcdefgh", 7
     calls = played(monkeypatch, dict.fromkeys(names, TURN_SECONDS))
