@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dpcompile.kernels.dense import products
 from dpcompile.kernels.reduction import widen
 
 
 def grouped_products(a: Tensor, g: Tensor) -> Tensor:
     """a: f[B, G, T, d], g: f[B, G, T, p] to per-example gradients f[B, G, p, d]."""
-    return torch.matmul(widen(g).transpose(2, 3), widen(a))
+    columns, rows = widen(a).flatten(0, 1), widen(g).flatten(0, 1).transpose(1, 2)
+    return products(rows, columns).unflatten(0, (-1, a.shape[1]))
 
 
 def sum_images(images: Tensor, outer: int, inner: int) -> Tensor:

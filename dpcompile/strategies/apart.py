@@ -1,13 +1,13 @@
 """Which norms are right for a clipped sum that is computed apart from them, and not of the very gradients that were measured.
 
-`reuse` adds up the gradients whose norms were taken: however these were rounded, no example contributes more than C.
+`reuse` adds up the gradients whose norms were taken: however these were rounded, no example contributes more than C, if nothing
+but a rearrangement follows the contraction.
 Book-keeping and a second backward pass form the gradients once more, so that behind a norm which rounding made too small an
 example would contribute more than C. Rounding is systematic in two cases, and such a norm declines any other sum than `reuse`:
 
-- Convolutions of the library, and tables of rows, add up an example's positions in float32, one after another. Equal terms are
-  the worst: n of them came out low by up to 1.4e-8 n (oneDNN on an AMD EPYC: 7.5e-6 for 484, 1.3e-5 for 1,024, 7e-4 for 65,536,
-  1.4e-2 for 1,046,529). Matrix products are added up in blocks, and narrow ones are split
-  (`kernels.dense.products`).
+- Convolutions of the library, and tables of rows, add up an example's positions in float32, one after another. Sums of n equal
+  terms came out low by up to 1.4e-8 n (oneDNN on an AMD EPYC: 1.3e-5 for 1,024, 7e-4 for 65,536, 1.4e-2 for 1,046,529), those of
+  a large one and n small ones by up to 6e-8 n. Matrix products are added up in blocks, or in float64 (`kernels.dense.products`).
 - torch may round the operands of float32 products and convolutions to TensorFloat-32 or bfloat16, where its settings allow it;
   cuDNN's do unless they are changed. Operands of half types are exact in these.
 """
@@ -24,8 +24,9 @@ from dpcompile.ir.site import Contraction, Convolution, Dense, Rows
 from dpcompile.kernels.gram import convolution_rounding, operand_rounding
 from dpcompile.strategies.emitter import dtype_of
 
-MOST_POSITIONS: Final = 512
-"""That may be added up in float32 one after another: a sum is then low by at most 7.5e-6 (`kernels.clipping.SLACK` is 1e-5)."""
+MOST_POSITIONS: Final = 128
+"""That may be added up in float32 one after another: every addition loses 2^-24 of the sum at most, all of them 7.6e-6
+(`kernels.clipping.SLACK` is 1e-5)."""
 BY_CONVOLUTION: Final = ("grouped", "grouped-extra", "grouped-gradient", "single", "fused-single")
 BY_PRODUCT: Final = ("materialize", "fused")
 
