@@ -24,7 +24,7 @@ from torch import fx
 from dpcompile.clip.rule import FLAT, Rule
 from dpcompile.ir.graph import Input, JointGraph, value
 from dpcompile.kernels import clipping
-from dpcompile.passes.group_factors import FactorCall, emit_group_factors
+from dpcompile.passes.group_factors import KINDS, FactorCall, emit_group_factors, present, uncertainty
 from dpcompile.plan.plan import Plan
 from dpcompile.strategies.emitter import Emitter
 
@@ -40,18 +40,19 @@ def emit_clip_factors(joint: JointGraph, plan: Plan, rule: Rule = FLAT) -> None:
     limit = add_input(joint, "max_grad_norm", torch.ones_like(value(losses)[:0].sum(), dtype=torch.float64))
     emitter = Emitter(joint)
     dtype = torch.promote_types(value(losses).dtype, torch.float32)
-    outputs = {key: joint.output(*key) for key in joint.outputs if key[0] not in ("squared_norm", "rounding")}
+    outputs = {key: joint.output(*key) for key in joint.outputs if key[0] not in KINDS}
     factor = FactorCall(*rule.kind.kernel(underflow), limit, mask, dtype)
     groups = emit_group_factors(joint, rule.groups, factor, emitter) if rule.groups else None
-    squares, roundings = (groups.totals, groups.roundings) if groups is not None else squares_of(joint)
+    squares, roundings, reaches = (groups.totals, groups.roundings, []) if groups is not None else squares_of(joint)
     emitter.anchor, emitter.place = joint.graph.output_node(), ("", "")
     total = emitter.call(clipping.total_squares, squares) if squares else emitter.call(clipping.no_squares, losses)
-    rounding = emitter.call(clipping.total_squares, roundings) if roundings else None
+    rounding = uncertainty(emitter, total, roundings, reaches)
     outputs["losses", ""] = emitter.call(clipping.masked_losses, losses, mask, dtype)
     outputs["norms", ""] = emitter.call(clipping.norms_of, total, mask, dtype)
     if groups is None:
         outputs["clip_factors", ""] = factor.emit(emitter, total, rounding)
-        outputs["nonfinite", ""] = emitter.call(clipping.nonfinite_examples, total)
+        upper = emitter.call(clipping.total_squares, [total, rounding]) if reaches else total
+        outputs["nonfinite", ""] = emitter.call(clipping.nonfinite_examples, upper)
     else:
         outputs["clip_factors", ""] = emitter.call(torch.ops.aten.stack.default, groups.factors, 1)
         upper = total if rounding is None else emitter.call(clipping.total_squares, [total, rounding])
@@ -60,12 +61,9 @@ def emit_clip_factors(joint: JointGraph, plan: Plan, rule: Rule = FLAT) -> None:
     joint.replace_outputs(outputs)
 
 
-def squares_of(joint: JointGraph) -> tuple[list[fx.Node], list[fx.Node]]:
-    """The squared norms of all parameters, and what those that rounding matters for may be low by."""
-    squares, roundings = (
-        [node for node in joint.named(kind).values() if node is not None] for kind in ("squared_norm", "rounding")
-    )
-    return squares, roundings
+def squares_of(joint: JointGraph) -> list[list[fx.Node]]:
+    """The squared norms of all parameters, what those that rounding matters for may be low by, and what norms may be low by."""
+    return [present(joint.named(kind)) for kind in KINDS]
 
 
 def is_wide(joint: JointGraph) -> bool:

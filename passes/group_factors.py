@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, fx
@@ -31,6 +31,7 @@ from dpcompile.kernels import clipping
 from dpcompile.strategies.emitter import Emitter
 
 aten = torch.ops.aten
+KINDS: Final = ("squared_norm", "rounding", "reach")
 
 
 @dataclass(frozen=True)
@@ -60,19 +61,19 @@ class GroupNodes:
 
 def emit_group_factors(joint: JointGraph, groups: Sequence[Group], factor: FactorCall, emitter: Emitter) -> GroupNodes:
     """Every group's factor behind the last of its norms; a group without gradients has norm 0."""
-    squared, rounding = (joint.named(kind) for kind in ("squared_norm", "rounding"))
+    squared, rounding, reach = (joint.named(kind) for kind in KINDS)
     losses = joint.output("losses")
     assert losses is not None
     place = {node: index for index, node in enumerate(joint.graph.nodes)}
     found = GroupNodes()
     for group in groups:
-        squares, roundings = (present(named, group) for named in (squared, rounding))
-        emitter.at(max([*squares, *roundings] or [losses, *present(squared)], key=place.__getitem__))
+        squares, roundings, reaches = (present(named, group) for named in (squared, rounding, reach))
+        emitter.at(max([*squares, *roundings, *reaches] or [losses, *present(squared)], key=place.__getitem__))
         total = sum_of(emitter, squares) if squares else emitter.call(clipping.no_squares, losses)
-        reach = sum_of(emitter, roundings) if roundings else None
-        node = factor.emit(emitter, total, reach, group.share)
+        unsure = uncertainty(emitter, total, roundings, reaches)
+        node = factor.emit(emitter, total, unsure, group.share)
         found.totals += [total] if squares else []
-        found.roundings += [reach] if reach is not None else []
+        found.roundings += [unsure] if unsure is not None else []
         found.factors.append(node)
         found.own |= dict.fromkeys(group.parameters, node)
     return found
@@ -82,6 +83,12 @@ def present(named: dict[str, fx.Node | None], group: Group | None = None) -> lis
     """The nodes that exist, of a group's parameters or of all."""
     names = named if group is None else [name for name in group.parameters if name in named]
     return [node for node in (named[name] for name in names) if node is not None]
+
+
+def uncertainty(emitter: Emitter, total: fx.Node, roundings: list[fx.Node], reaches: list[fx.Node]) -> fx.Node | None:
+    """What a squared norm f64[B] may be low by: what squares may, and what norms may; None where nothing says so."""
+    known = sum_of(emitter, roundings) if roundings else None
+    return emitter.call(clipping.reached, total, known, sum_of(emitter, reaches)) if reaches else known
 
 
 def sum_of(emitter: Emitter, nodes: list[fx.Node]) -> fx.Node:

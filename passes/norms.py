@@ -18,21 +18,26 @@ from torch import fx
 
 from dpcompile.ir.graph import JointGraph
 from dpcompile.plan.plan import Plan
-from dpcompile.strategies import NORMS
+from dpcompile.strategies import NORMS, SUMS, interval
 from dpcompile.strategies.emitter import Emitter
 
 
 def emit_norms(joint: JointGraph, plan: Plan) -> None:
-    """Add the outputs ("squared_norm", parameter) and, where a strategy declares one, ("rounding", parameter)."""
+    """Add the outputs ("squared_norm", parameter) and, where a strategy declares one, ("rounding", parameter): what the square
+    may be low by. ("reach", parameter) is the square of what a norm may be low by beside a sum that is computed apart."""
     emitter = Emitter(joint)
     outputs = {key: joint.output(*key) for key in joint.outputs}
     for choice in plan.choices:
         emitter.at(choice.site.terms[-1].contraction.node)
-        emitted = NORMS[choice.option.norm].emit(choice.site, emitter)
+        norm, total = NORMS[choice.option.norm], SUMS[choice.option.sum]
+        emitted = norm.emit(choice.site, emitter)
         outputs["squared_norm", choice.site.parameter] = emitted.squared
         roundings = [emitter.call(torch.ops.aten.mul.Scalar, bound, gamma) for bound, gamma in emitted.bounds]
         if roundings:
             outputs["rounding", choice.site.parameter] = added(emitter, roundings)
+        reaches = interval.emit(choice.site, norm, total, emitted, emitter)
+        if reaches:
+            outputs["reach", choice.site.parameter] = added(emitter, reaches)
     joint.replace_outputs(outputs)
 
 

@@ -33,6 +33,13 @@ def no_squares(losses: Tensor) -> Tensor:
     return torch.zeros_like(losses, dtype=torch.float64)
 
 
+def reached(squared: Tensor, uncertainty: Tensor | None, reach: Tensor) -> Tensor:
+    """f64[B]: what a squared norm n^2 may be low by where norms of parts of the gradient may be low, too, together by the root
+    of `reach`: (n + r)^2 - n^2, for the norm of a sum is at most the sum of norms."""
+    total = reach + 2 * (squared * reach).sqrt()
+    return total if uncertainty is None else total + uncertainty
+
+
 def norms_of(squared: Tensor, mask: Tensor, dtype: torch.dtype) -> Tensor:
     """Per-example norms f[B]; masked examples have norm 0."""
     return torch.where(mask, squared.sqrt(), 0.0).to(dtype)

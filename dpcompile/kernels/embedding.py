@@ -33,14 +33,21 @@ def sqnorm_rows(ids: Tensor, g: Tensor, padding_idx: int = -1) -> Tensor:
     """
     g = widen(g)
     batch, positions, width = g.shape
+    rows, segment, target = _segments(ids)
+    kept = torch.zeros_like(rows, dtype=torch.bool).scatter(1, segment, rows.gather(1, segment) != padding_idx)
+    sums = _added_rows(g.new_zeros(batch * positions, width), target, g)
+    return _sum_of_kept(sums.view(batch, positions, width), kept)
+
+
+def _segments(ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The distinct ids of every example, in front of zeros; the place there of every sorted id; and the place of every id among
+    those of all examples: int[B, T] each."""
     ordered, order = ids.sort(dim=1)
     changes = (ordered[:, 1:] != ordered[:, :-1]).long()
     segment = F.pad(changes, (1, 0)).cumsum(1)
-    kept = torch.zeros_like(ordered, dtype=torch.bool).scatter(1, segment, ordered != padding_idx)
-    own = torch.arange(batch, device=ids.device).unsqueeze(1) * positions
-    target = torch.zeros_like(segment).scatter(1, order, segment) + own
-    sums = _added_rows(g.new_zeros(batch * positions, width), target, g)
-    return _sum_of_kept(sums.view(batch, positions, width), kept)
+    own = torch.arange(ids.shape[0], device=ids.device).unsqueeze(1) * ids.shape[1]
+    rows = torch.zeros_like(ordered).scatter(1, segment, ordered)
+    return rows, segment, torch.zeros_like(segment).scatter(1, order, segment) + own
 
 
 def _added_rows(zeros: Tensor, target: Tensor, g: Tensor) -> Tensor:
@@ -72,9 +79,12 @@ def _sum_of_kept(rows: Tensor, kept: Tensor) -> Tensor:
 
 
 def materialize_rows(ids: Tensor, g: Tensor, V: int, padding_idx: int = -1) -> Tensor:
-    """Per-example gradients f[B, V, d] of the whole table."""
+    """Per-example gradients f[B, V, d] of the table; where there are many positions, equal rows are added up in float64 first."""
     g = _without_padding(ids, widen(g), padding_idx)
     batch, width = g.shape[0], g.shape[2]
+    if g.shape[1] > MOST_ROWS:
+        ids, _, places = _segments(ids)
+        g = _added_rows(torch.zeros_like(g).flatten(0, 1), places, g).to(g.dtype).view_as(g)
     target = ids + torch.arange(batch, device=ids.device).unsqueeze(1) * V
     table = g.new_zeros(batch * V, width).index_add_(0, target.flatten(), g.flatten(0, 1))
     return table.view(batch, V, width)

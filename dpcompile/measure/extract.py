@@ -18,9 +18,9 @@ from torch import Tensor, fx
 from dpcompile.ir.graph import JointGraph, callee, size_expression, value
 from dpcompile.ir.site import Site
 from dpcompile.kernels.workspace import MATERIALIZED, Workspace
-from dpcompile.strategies import NORMS, SUMS
+from dpcompile.strategies import NORMS, SUMS, interval
 from dpcompile.strategies.emitter import Emitter
-from dpcompile.strategies.tail import copied_tail
+from dpcompile.strategies.sums import emit_site
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,12 @@ def emit(joint: JointGraph, site: Site, norm: str, total: str) -> list[fx.Node]:
     emitter = Emitter(joint)
     emitter.at(site.terms[-1].contraction.node)
     emitted = NORMS[norm].emit(site, emitter)
+    reaches = interval.emit(site, NORMS[norm], SUMS[total], emitted, emitter)
     factors = joint.output("losses")
     assert factors is not None
     emitter.anchor = joint.graph.output_node()
-    sums = {t.contraction.node: SUMS[total].emit(t.contraction, NORMS[norm], factors, emitter) for t in site.terms}
-    return [emitted.squared, *(bound for bound, _ in emitted.bounds), copied_tail(site, sums, emitter)]
+    clipped = emit_site(site, NORMS[norm], SUMS[total], factors, emitter, {})
+    return [emitted.squared, *(bound for bound, _ in emitted.bounds), *reaches, clipped]
 
 
 def ordered(roots: Iterable[fx.Node], known: set[fx.Node]) -> list[fx.Node]:

@@ -5,7 +5,8 @@
 A method is what its paper does, site by site. Where the paper itself forms a parameter's gradients directly (biases, scales
 of normalisations), the table says "materialize"; where the paper has no way, the method does not apply to the model and says
 which parameter stands in the way. Behind weight norm and weight standardisation, which the papers on Gram matrices do not
-treat, their methods take "projected", a Gram norm and a few inner products. Parameters are of these kinds, by the contractions
+treat, their methods take "projected", a Gram norm and a few inner products; so does "reweight", whose sum is computed apart from
+materialised gradients. Parameters are of these kinds, by the contractions
 that their gradients come from:
 
     product       a matrix product
@@ -26,9 +27,8 @@ from dpcompile.cost.prices import contraction_sizes
 from dpcompile.ir.errors import StrategyError
 from dpcompile.ir.site import Convolution, Cut, Dense, Rows, Site
 from dpcompile.strategies import NORMS, SUMS
-from dpcompile.strategies.apart import too_coarse
+from dpcompile.strategies.apart import misfit
 from dpcompile.strategies.projected import PROJECTED
-from dpcompile.strategies.reweight import REWEIGHT
 
 KINDS: Final = ("product", "convolution", "lookup", "reused", "other")
 Norms = Mapping[str, tuple[str, ...]]
@@ -60,7 +60,8 @@ class Method:
     def norms_for(self, site: Site) -> tuple[str, ...]:
         """The norm strategies in order, for a tail that changes norms or for one that keeps them."""
         kind = kind_of(site)
-        large = self.is_mixed and kind in ("product", "convolution") and not is_gram_smaller(site)
+        is_product = kind in ("product", "convolution") and site.isometric
+        large = self.is_mixed and is_product and not is_gram_smaller(site)
         norms = ("materialize",) if large else self.norms[kind]
         return tuple(norm for norm in norms if norm != PROJECTED.name or not site.isometric)
 
@@ -78,6 +79,10 @@ MIXED: Final = of_each(
     lookup=("rows", "materialize"),
 )  # fmt: skip
 
+REWEIGHTED: Final = of_each(
+    product=("outer", "materialize", "projected"), convolution=("materialize", "projected"), lookup=("rows", "materialize")
+)
+
 METHODS: Final[Mapping[str, Method]] = {
     method.name: method
     for method in (
@@ -91,7 +96,7 @@ METHODS: Final[Mapping[str, Method]] = {
                "the same without the extra dimension: channels become the batch, which covers three dimensions"),
         Method("crb-unfold", "Rochette et al. 2019", of_each(), ("reuse",), "one-pass", "auto",
                "the same with convolutions as batched matrix products of the unfolded input"),
-        Method("reweight", "Lee and Kifer 2021", of_each(product=("outer", "materialize"), lookup=("rows", "materialize")),
+        Method("reweight", "Lee and Kifer 2021", REWEIGHTED,
                ("reweight",), "two-pass", "crb-unfold",
                "norms from a first backward, layer by layer, then a backward of the losses times the clip factors"),
         Method("ghost", "Li et al. 2021", GHOST, ("reweight",), "two-pass", "mixed-ghost",
@@ -149,20 +154,10 @@ def way(method: Method, site: Site) -> tuple[str, str]:
     """The first norm that can be applied, with the first sum that fits it."""
     for norm in method.norms_for(site):
         reason = None if norm == "ordinary" else NORMS[norm].declines(site)
-        reasons = [reason or misfit(site, norm, total) for total in method.sums]
+        reasons = [reason or misfit(site, NORMS[norm], SUMS[total]) for total in method.sums]
         if None in reasons:
             return norm, method.sums[reasons.index(None)]
     raise StrategyError(
         f'strategy="{method.name}" does not apply to {site.parameter} by {norm}: {reasons[-1]}. '
         f'Use strategy="{method.instead}", or choose for this parameter: strategy={{"{site.parameter}": "materialize"}}'
     )
-
-
-def misfit(site: Site, norm: str, total: str) -> str | None:
-    """Why a sum cannot follow a norm at some use of a parameter; a second backward is a matter of the whole graph."""
-    uses = [term.contraction for term in site.terms]
-    if total == REWEIGHT.name:
-        reasons = [too_coarse(use, norm) for use in uses]
-    else:
-        reasons = [SUMS[total].declines(use, NORMS[norm]) for use in uses]
-    return next(filter(None, reasons), None)

@@ -20,12 +20,14 @@ from dpcompile.ir.site import Cut, Site
 from dpcompile.plan.budget import fastest_within, leanest
 from dpcompile.plan.methods import METHODS
 from dpcompile.plan.plan import Choice, Option, Plan
-from dpcompile.strategies import NORMS, SUMS
-from dpcompile.strategies.apart import too_coarse
+from dpcompile.strategies import NORMS, SUMS, interval
+from dpcompile.strategies.apart import misfit
 from dpcompile.strategies.emitter import dtype_of
+from dpcompile.strategies.materialize import is_same_norm
 from dpcompile.strategies.ordinary import ORDINARY, SCALE
 from dpcompile.strategies.reweight import REWEIGHT
 from dpcompile.strategies.strategy import NormStrategy, SumStrategy
+from dpcompile.strategies.sums import REUSE
 
 Wanted = str | Mapping[str, str | tuple[str, str]]
 Way = tuple[str, str, str]
@@ -114,8 +116,11 @@ def fitting_options(site: Site, options: list[Option], declined: list[tuple[str,
     """The options among which the plan chooses: those that were asked for, all where none of them fits."""
     norm, total, required = wanted
     if not options:
-        reasons = "; ".join(why for _, why in declined)
-        raise StrategyError(f"there is no way to norm and clipped sum of {site.parameter}: {reasons}")
+        reasons = "; ".join(dict.fromkeys(why for way, why in declined if way.endswith(f"+{REWEIGHT.name}")))
+        raise StrategyError(
+            f"a second backward pass (two-pass, reweight) has no norm of {site.parameter} beside it whose rounding is bounded: "
+            f'{reasons}. Use schedule="one-pass", and no sum by "reweight"'
+        )
     fitting = [o for o in options if norm in ("auto", o.norm) and total in ("auto", o.sum)]
     if not fitting and required:
         why = dict(declined)
@@ -149,9 +154,8 @@ def options_of(site: Site, hardware: Hardware, batch_size: int,
             declined.append((norm.name, reason))
             continue
         for total in (SCALE,) if norm is ORDINARY else (REWEIGHT,) if again else SUMS.values():
-            uses = [term.contraction for term in site.terms]
-            reasons = [too_coarse(use, norm.name) if again else total.declines(use, norm) for use in uses]
-            refused = next((r for r in reasons if r is not None), None)
+            first = site.terms[0].contraction
+            refused = total.declines(first, norm) if total is REWEIGHT and not again else misfit(site, norm, total)
             if refused is not None:
                 declined.append((f"{norm.name}+{total.name}", refused))
                 continue
@@ -171,8 +175,9 @@ def with_measured(site: Site, options: list[Option], measured: Mapping[Way, floa
 
 def cost_of(site: Site, norm: NormStrategy, total: SumStrategy) -> Cost:
     """The formulas of one way for a site: the norm, then a sum for every contraction."""
-    cost = norm.cost(site)
-    for index, term in enumerate(site.terms):
+    cost = norm.cost(site) + interval.cost(site, norm, total)
+    once = total is REUSE and not is_same_norm(site)  # what comes out of the tail is added up, and not its parts
+    for index, term in enumerate(site.terms[:1] if once else site.terms):
         part = total.cost(term.contraction, norm)
         cost += Cost(tuple(work.of(index) for work in part.work), part.resident_bytes, part.workspace_bytes)
     return cost

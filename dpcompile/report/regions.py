@@ -9,7 +9,7 @@ from dpcompile.cost.hardware import Hardware
 from dpcompile.cost.prices import complete
 from dpcompile.cost.roofline import seconds
 from dpcompile.ir.cost import Cost
-from dpcompile.strategies import fused, gram, materialize, outer
+from dpcompile.strategies import fused, gram, interval, materialize, outer
 from dpcompile.strategies.sums import PRODUCT, WEIGHTED
 
 POSITIONS = tuple(2**k for k in range(13))
@@ -19,7 +19,7 @@ SIDES = tuple(2**k for k in range(4, 13))
 WAYS: dict[str, Cost] = {
     "outer+bookkeep": outer.COST + Cost((PRODUCT,)),
     "gram+bookkeep": gram.DENSE_COST + Cost((PRODUCT,)),
-    "fused+bookkeep": Cost((fused.DENSE, PRODUCT)),
+    "fused+bookkeep": Cost((fused.DENSE, interval.PRODUCTS, PRODUCT)),
     "materialize+reuse": Cost((materialize.DENSE, materialize.NORM, WEIGHTED)),
 }
 

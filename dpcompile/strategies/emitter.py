@@ -31,7 +31,9 @@ class Emitter:
         self.fakes: dict[Any, Any] = {}
         self.place: tuple[str, str] = ("", "")
         self.known: dict[tuple[Any, ...], fx.Node] = {
-            (node.target, repr(node.args)): node for node in joint.graph.nodes if node.op == "call_function" and not node.kwargs
+            (node.target, repr(node.args), *([repr(node.kwargs)] if node.kwargs else ())): node
+            for node in joint.graph.nodes
+            if node.op == "call_function"
         }
 
     def at(self, node: fx.Node) -> Emitter:
@@ -57,10 +59,14 @@ class Emitter:
         """A traced call, copied with its keyword arguments."""
         if not kwargs:
             return self.call(function, *args)
+        key = (function, repr(tuple(args)), repr(kwargs))
+        if key in self.known:
+            return self.known[key]
         with self.joint.graph.inserting_before(self.anchor):
             node = self.joint.graph.call_function(function, tuple(args), kwargs)
         node.meta["val"] = self.fake(function, tuple(args), kwargs)
         node.meta["module_path"], node.meta["source_line"] = self.place
+        self.known[key] = node
         return node
 
     def constant(self, tensor: Tensor) -> fx.Node:

@@ -121,7 +121,7 @@ def contraction_work(contraction: Contraction, of_convolution: Callable[[Convolu
 def cost(site: Site, of_convolution: Callable[[Convolution], Work] = unfolded_work) -> Cost:
     """Form the gradients, carry them through the tail, read them once for the norm; they stay for the sum."""
     formed = [contraction_work(term.contraction, of_convolution).of(index) for index, term in enumerate(site.terms)]
-    alone = len(site.terms) == 1 and site.isometric
+    alone = is_same_norm(site)
     is_product = isinstance(site.terms[0].contraction, (Dense, Convolution)) and len(site.terms) == 1 and not site.isometric
     kept, step = (KEPT_PRODUCTS, MOVED_PRODUCTS) if is_product else (KEPT, MOVED)
     # The first result is new memory; the next ones find what the ones before them have given back.
@@ -139,12 +139,22 @@ def computes(node: fx.Node) -> bool:
 
 def emit_with(site: Site, emitter: Emitter, form: str) -> SquaredNorm:
     """Squared norm of the materialised gradients."""
+    squared = emitter.call(reduction.sqnorm, measured_gradient(site, emitter, form))
+    return SquaredNorm(scaled(emitter, squared, site.terms[0].scale) if is_same_norm(site) else squared)
+
+
+def is_same_norm(site: Site) -> bool:
+    """Whether the norm before the tail is the norm behind it, up to a factor."""
+    return len(site.terms) == 1 and site.isometric
+
+
+def measured_gradient(site: Site, emitter: Emitter, form: str) -> fx.Node:
+    """What the norm is taken of: f[B, ...], before the tail where that keeps norms, behind it elsewhere."""
     gradients = {term.contraction.node: per_example_gradient(term.contraction, emitter, form) for term in site.terms}
-    if len(site.terms) == 1 and site.isometric:
-        squared = emitter.call(reduction.sqnorm, gradients[site.terms[0].contraction.node])
-        return SquaredNorm(scaled(emitter, squared, site.terms[0].scale))
+    if is_same_norm(site):
+        return gradients[site.terms[0].contraction.node]
     emitter.at(site.gradient)
-    return SquaredNorm(emitter.call(reduction.sqnorm, through_tail(site, gradients, emitter)))
+    return through_tail(site, gradients, emitter)
 
 
 def emit(site: Site, emitter: Emitter) -> SquaredNorm:

@@ -59,4 +59,4 @@ def emit_sum(contraction: Contraction, norm: NormStrategy, factors: fx.Node, emi
 
 
 ORDINARY = NormStrategy("ordinary", "Rochette et al. 2019, naive", lambda site: REASON, norm_cost, emit_norm)
-SCALE = SumStrategy("scale", "Rochette et al. 2019, naive", declines_sum, sum_cost, emit_sum)
+SCALE = SumStrategy("scale", "Rochette et al. 2019, naive", declines_sum, sum_cost, emit_sum, is_apart=False)

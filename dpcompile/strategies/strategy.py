@@ -43,13 +43,17 @@ class NormStrategy:
 
 @dataclass(frozen=True, slots=True)
 class SumStrategy:
-    """A way to the clipped sum of one contraction, given the clip factors f[B]."""
+    """A way to the clipped sum of one contraction, given the clip factors f[B].
+
+    is_apart: the gradients are formed once more, and not those added up that were measured.
+    """
 
     name: str
     source: str
     declines: Callable[[Contraction, NormStrategy], str | None]
     cost: Callable[[Contraction, NormStrategy], Cost]
     emit: Callable[[Contraction, NormStrategy, fx.Node, Emitter], fx.Node]
+    is_apart: bool = True
 
 
 def only(site: Site, *families: type) -> Contraction | str:

@@ -4,24 +4,31 @@
     unfold    the same for a convolution, as one matrix product on the unfolded input that the norm formed
     reuse     weighted sum of the materialised per-example gradients; no second contraction
 
-The tail of a site is linear, so it runs once on the sum, as in the ordinary backward pass.
+The tail of a site is linear, so it runs once on the sum, as in the ordinary backward pass. Only `reuse` behind a tail that
+changes norms, or of several uses, adds up what comes out of the tail for every example: that is what was measured, and what
+cancels in the tail is rounded once and not twice.
 """
 
 from __future__ import annotations
+
+import operator
 
 import sympy
 import torch
 from torch import fx
 
 from dpcompile.ir.cost import BYTES, D_IN, D_OUT, GROUPS, PARAMETERS, ROWS, T_IN, TAPS, WIDTH, B, Cost, T, Work
-from dpcompile.ir.site import Contraction, Convolution, Dense, Rows
+from dpcompile.ir.site import Contraction, Convolution, Dense, Rows, Site
 from dpcompile.kernels import convolution, dense, embedding, reduction
-from dpcompile.strategies.apart import too_coarse
 from dpcompile.strategies.emitter import Emitter
 from dpcompile.strategies.gram import unfolded_input, unfolding
-from dpcompile.strategies.materialize import DENSE, DEPTHWISE
+from dpcompile.strategies.materialize import DENSE, DEPTHWISE, is_same_norm, measured_gradient
 from dpcompile.strategies.per_example import CONVOLUTION_FORMS, per_example_gradient, row_operands
 from dpcompile.strategies.strategy import NormStrategy, SumStrategy
+from dpcompile.strategies.tail import copied_tail
+
+Sums = dict[fx.Node, fx.Node]
+"""Clipped sums by the contractions that they are of."""
 
 PRODUCT = Work(
     "contract",
@@ -69,12 +76,11 @@ WEIGHTED = Work(
 
 
 def bookkeep_declines(contraction: Contraction, norm: NormStrategy) -> str | None:
-    """Contractions that can be run again with one scaled operand, behind a norm that is right for them."""
+    """Contractions that can be run again with one scaled operand."""
     if isinstance(contraction, Rows) or (isinstance(contraction, Dense) and contraction.groups == 1):
-        return too_coarse(contraction, norm.name)
+        return None
     if isinstance(contraction, Convolution):
-        folded = "several images per example share a clip factor" if contraction.x.folded != 1 else None
-        return folded or too_coarse(contraction, norm.name)
+        return "several images per example share a clip factor" if contraction.x.folded != 1 else None
     return "the per-example gradient is no larger than what would be kept instead"
 
 
@@ -117,8 +123,7 @@ def unfold_declines(contraction: Contraction, norm: NormStrategy) -> str | None:
     """Convolutions whose input the norm has unfolded anyway."""
     if not isinstance(contraction, Convolution) or contraction.x.folded != 1:
         return "it needs a convolution"
-    apart = None if norm.name in ("gram", "materialize") else f"the norm by {norm.name} does not unfold the input"
-    return apart or too_coarse(contraction, norm.name)
+    return None if norm.name in ("gram", "materialize") else f"the norm by {norm.name} does not unfold the input"
 
 
 def emit_unfold(contraction: Contraction, norm: NormStrategy, factors: fx.Node, emitter: Emitter) -> fx.Node:
@@ -150,11 +155,37 @@ def reuse_declines(contraction: Contraction, norm: NormStrategy) -> str | None:
 def emit_reuse(contraction: Contraction, norm: NormStrategy, factors: fx.Node, emitter: Emitter) -> fx.Node:
     """Weighted sum of the materialised gradients."""
     anchor = emitter.anchor
-    gradients = per_example_gradient(contraction, emitter, norm.name if norm.name in CONVOLUTION_FORMS else "unfold")
+    gradients = per_example_gradient(contraction, emitter, form_of(norm.name))
     emitter.anchor = anchor
     return emitter.call(reduction.weighted_sum, gradients, factors)
 
 
+def form_of(norm: str) -> str:
+    """How a norm materialises convolutions."""
+    return norm if norm in CONVOLUTION_FORMS else "unfold"
+
+
+def emit_site(site: Site, norm: NormStrategy, total: SumStrategy, factors: fx.Node, emitter: Emitter, sums: Sums) -> fx.Node:
+    """The clipped sum of a parameter; sites that share a contraction share its sum, which `sums` holds."""
+    if total is REUSE and not is_same_norm(site):
+        anchor = emitter.anchor
+        measured = measured_gradient(site, emitter, form_of(norm.name))
+        emitter.anchor = anchor
+        return emitter.call(reduction.weighted_sum, measured, factors)
+    for term in site.terms:
+        if term.contraction.node not in sums:
+            sums[term.contraction.node] = emit_one(term.contraction, norm, total, factors, emitter)
+    return copied_tail(site, sums, emitter)
+
+
+def emit_one(contraction: Contraction, norm: NormStrategy, total: SumStrategy, factors: fx.Node, emitter: Emitter) -> fx.Node:
+    """The clipped sum of one contraction, at the place in the user's program that it comes from."""
+    call = contraction.node.args[0] if contraction.node.target is operator.getitem else contraction.node
+    assert isinstance(call, fx.Node)
+    emitter.place = call.meta.get("module_path", ""), call.meta.get("source_line", "")
+    return total.emit(contraction, norm, factors, emitter)
+
+
 BOOKKEEP = SumStrategy("bookkeep", "Bu et al. 2023", bookkeep_declines, bookkeep_cost, emit_bookkeep)
 UNFOLD = SumStrategy("unfold", "Bu et al. 2022", unfold_declines, unfold_cost, emit_unfold)
-REUSE = SumStrategy("reuse", "Bu et al. 2023, MixOpt", reuse_declines, reuse_cost, emit_reuse)
+REUSE = SumStrategy("reuse", "Bu et al. 2023, MixOpt", reuse_declines, reuse_cost, emit_reuse, is_apart=False)

@@ -61,7 +61,7 @@ def test_sizes_that_are_drawn_are_complete_and_affordable(subject: object) -> No
 
 def test_strategies_whose_kernels_are_not_measured_are_few(measured: Hardware) -> None:
     forms = {work.form for name in ("linear", "convolution", "depthwise", "embedding") for work in works(name)}
-    assert "gram" in forms and forms <= set(measured.curves)
+    assert "gram" in forms and forms - {"interval"} <= set(measured.curves)  # which reads what the norm has read
 
 
 def works(name: str) -> list[Work]:

@@ -24,7 +24,7 @@ from dpcompile.ir.verifier import check
 from dpcompile.passes.order import order_nodes
 from dpcompile.strategies import NORMS, SUMS
 from dpcompile.strategies.emitter import Emitter
-from dpcompile.strategies.tail import copied_tail
+from dpcompile.strategies.sums import emit_site
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported")
 # Their contractions and tails are those of another case; tests/test_compile.py forces strategies on them end to end.
@@ -98,8 +98,8 @@ def emit_all(captured: Captured) -> Captured:
             outputs["square", f"{site.parameter} {norm}"] = NORMS[norm].emit(site, emitter).squared
             for total in sums_of(site, norm):
                 emitter.anchor = copy.joint.graph.output_node()
-                sums = {t.contraction.node: SUMS[total].emit(t.contraction, NORMS[norm], losses, emitter) for t in site.terms}
-                outputs["sum", f"{site.parameter} {norm} {total}"] = copied_tail(site, sums, emitter)
+                way = f"{site.parameter} {norm} {total}"
+                outputs["sum", way] = emit_site(site, NORMS[norm], SUMS[total], losses, emitter, {})
     copy.joint.replace_outputs(outputs)
     order_nodes(copy.joint)
     check(copy.joint, "the emission of all strategies")

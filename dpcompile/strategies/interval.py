@@ -1,0 +1,138 @@
+"""How far a clipped sum may be from the materialised gradients that a norm was taken of, where it is computed apart from them.
+
+`reuse` adds up what was measured. Any other sum forms the gradients once more, in another order of summation: where their terms
+all but cancel, both are off by as much as gamma times the lengths of the terms, and an example whose measured norm came out at
+half of C could contribute as much as C and more. So that the clip factor is taken from the upper end, such a norm declares
+
+    |true gradient| and |what the sum contains| <= n + reach,    reach = 2 gamma * sum over positions of |a_t| |g_t|
+
+with gamma of Higham & Mary 2019 (`kernels.gram.gram_gamma`), once for the norm and once for the sum. Gram matrices, inner
+products and projections declare intervals of their own, which are wider. A single product per entry cannot cancel.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import sympy
+import torch
+from torch import fx
+
+from dpcompile.ir.cost import BYTES, D_IN, D_OUT, ELEMENTS, GROUPS, T_IN, TAPS, WIDTH, B, Cost, T, Work
+from dpcompile.ir.graph import value
+from dpcompile.ir.site import ChannelScale, Contraction, Convolution, Dense, LayerScale, Operand, Rows, Site, Total
+from dpcompile.kernels import embedding, layout, reach
+from dpcompile.kernels.geometry import Geometry
+from dpcompile.kernels.gram import rounding_gamma
+from dpcompile.strategies.emitter import Emitter, dtype_of
+from dpcompile.strategies.growth import growth
+from dpcompile.strategies.per_example import row_operands
+from dpcompile.strategies.strategy import NormStrategy, SquaredNorm, SumStrategy
+
+OWN: Final = ("outer", "masked", "gram", "cross", "projected", "ordinary")
+"""Norms with an interval of their own, or with nothing that could cancel."""
+FURTHER: Final = 4
+"""Roundings besides those of the sum: a product, the factor, what normalisations and several uses add."""
+
+
+def read(elements: sympy.Expr, launches: sympy.Expr) -> Work:
+    """Elements that are read, two operations for each."""
+    return Work("interval", other_flops=2 * elements, bytes_moved=BYTES * elements, launches=launches)
+
+
+SEVERAL = sympy.Min(1, T - 1)  # one position needs none, if the parameter is used once
+PRODUCTS = read(SEVERAL * B * GROUPS * T * (D_IN + D_OUT), 10 * SEVERAL)
+IMAGES = read(B * GROUPS * (T_IN * D_IN / TAPS + T * D_OUT), sympy.Integer(16))
+TABLE = read(B * T * WIDTH, sympy.Integer(24))
+TOTAL = read(B * ELEMENTS, sympy.Integer(8))
+SCALE = read(2 * B * ELEMENTS, sympy.Integer(20))
+
+
+def is_needed(site: Site, norm: NormStrategy, total: SumStrategy) -> bool:
+    """Whether rounding of norm and sum has to be told apart."""
+    if not total.is_apart or norm.name in OWN:
+        return False
+    first = site.terms[0].contraction
+    is_product = len(site.terms) == 1 and not isinstance(first, (LayerScale, ChannelScale))
+    return not (is_product and count(first) == growth(site) == 1)
+
+
+def emit(site: Site, norm: NormStrategy, total: SumStrategy, emitted: SquaredNorm, emitter: Emitter) -> list[fx.Node]:
+    """Squares f64[B] of how far it goes, one for each use; their sum bounds the square of the whole."""
+    if emitted.bounds or not is_needed(site, norm, total):
+        return []
+    found, grown = [], growth(site)
+    assert grown is not None, "such a norm goes with the sum of the same gradients"
+    for term in site.terms:
+        gamma = 2 * rounding_gamma(dtype_of(term.contraction.node), count(term.contraction) * grown + FURTHER, 0.0)
+        weight = len(site.terms) * grown * (term.scale * gamma) ** 2
+        found.append(emitter.call(torch.ops.aten.mul.Scalar, reach_of(term.contraction, emitter), weight))
+    return found
+
+
+def count(contraction: Contraction) -> int:
+    """How many products are added up in an entry of an example's gradient."""
+    match contraction:
+        case Dense() | Rows():
+            return contraction.positions
+        case Convolution():
+            return contraction.positions * contraction.x.folded
+        case Total():
+            return contraction.elements // max(math.prod(contraction.shape), 1)
+        case LayerScale() | ChannelScale():
+            return contraction.elements // max(math.prod(value(contraction.node).shape), 1)
+    raise AssertionError("operations without a formula go with the sum of the same gradients")
+
+
+def reach_of(contraction: Contraction, emitter: Emitter) -> fx.Node:
+    """The squared sum of the lengths of a contraction's terms, f64[B]; emitted behind the norm, which reads the same operands."""
+    match contraction:
+        case Dense(groups=1):
+            return emitter.call(reach.reach_products, emitter.rows(contraction.a), emitter.rows(contraction.g))
+        case Dense():
+            pair = [emitter.call(layout.group_positions, o.node, o.dim, o.outer, o.inner) for o in (contraction.a, contraction.g)]
+            return emitter.call(reach.reach_products, *pair)
+        case Convolution():
+            pair = [images(operand, emitter) for operand in (contraction.x, contraction.g)]
+            return emitter.call(reach.reach_images, *pair, windows_of_an_element(contraction.geometry))
+        case Rows():
+            return emitter.call(embedding.reach_rows, *row_operands(contraction, emitter), contraction.padding_idx)
+        case Total():
+            return emitter.call(reach.reach_total, images(contraction.x, emitter), count(contraction))
+        case LayerScale() | ChannelScale():
+            operands = [images(operand, emitter) for operand in (contraction.g, contraction.x, contraction.rstd)]
+            return emitter.call(reach.reach_scale, *operands)
+    raise AssertionError("operations without a formula go with the sum of the same gradients")
+
+
+def images(operand: Operand, emitter: Emitter) -> fx.Node:
+    """An operand with the examples first, as it is where they are."""
+    return operand.node if (operand.dim, operand.folded) == (0, 1) else emitter.examples(operand)
+
+
+def windows_of_an_element(geometry: Geometry) -> int:
+    """In how many windows an element can be: every tap in stride 1, one tap where windows do not overlap."""
+    sizes = zip(geometry.kernel, geometry.stride, geometry.dilation, strict=True)
+    return math.prod(-(-kernel * math.gcd(stride, dilation) // stride) for kernel, stride, dilation in sizes)
+
+
+def cost(site: Site, norm: NormStrategy, total: SumStrategy) -> Cost:
+    """The operands are read once more."""
+    if not is_needed(site, norm, total):
+        return Cost()
+    return Cost(tuple(work_of(term.contraction).of(index) for index, term in enumerate(site.terms)))
+
+
+def work_of(contraction: Contraction) -> Work:
+    """What `reach_of` reads."""
+    match contraction:
+        case Dense():
+            return PRODUCTS
+        case Convolution():
+            return IMAGES
+        case Rows():
+            return TABLE
+        case Total():
+            return TOTAL
+    return SCALE
