@@ -22,7 +22,7 @@ from torch import Tensor
 from dpcompile.kernels.dense import products, workspace_examples
 from dpcompile.kernels.dense import sqnorm_gram as dense_gram
 from dpcompile.kernels.dense import sqnorm_gram_traceable as dense_gram_traceable
-from dpcompile.kernels.geometry import Geometry, roles, windows
+from dpcompile.kernels.geometry import Geometry, roles, windows, with_half_padding
 from dpcompile.kernels.reduction import sqnorm, weighted_sum, widen
 
 __all__ = [
@@ -237,6 +237,7 @@ def contract(x: Tensor, g: Tensor, factor: Tensor, geometry: Geometry) -> Tensor
     if way == "unfold":
         windowed, other = roles(x, g, geometry)
         return contract_unfolded(unfold(windowed, geometry), other, factor, geometry)
+    x, geometry = with_half_padding(x, geometry)
     if geometry.groups > 1 and x.dim() == 4:
         x = x.contiguous(memory_format=torch.channels_last)
         g = g.contiguous(memory_format=torch.channels_last)

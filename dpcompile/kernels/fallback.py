@@ -53,6 +53,16 @@ class ExampleLoop:
     def __repr__(self) -> str:
         return f"example_loop({self.target})"
 
+    def key(self) -> tuple[object, ...]:
+        """What tells one loop from another: equal ones on equal operands run once."""
+        return self.target, repr(self.args), repr(self.kwargs), self.index, self.batched, self.shape
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ExampleLoop) and self.key() == other.key()
+
+    def __hash__(self) -> int:
+        return hash(self.key())
+
 
 def is_known(size: int | torch.SymInt) -> bool:
     """Whether a size is a number, as it is but for a trace."""
@@ -61,6 +71,9 @@ def is_known(size: int | torch.SymInt) -> bool:
 
 class Place(int):
     """The place of a tensor operand in a frozen call."""
+
+    def __repr__(self) -> str:
+        return f"Place({int(self)})"
 
 
 def fill(argument: Any, tensors: list[Tensor]) -> Any:

@@ -50,6 +50,19 @@ class Geometry(NamedTuple):
         )
 
 
+def with_half_padding(x: Tensor, geometry: Geometry) -> tuple[Tensor, Geometry]:
+    """The same convolution with at most half a kernel of padding, the rest of which is put around x; on a CPU.
+
+    oneDNN's fast weight gradients take no more: of 3x3 kernels with a padding of 2 they took 1.6 to 1.8 times as long (an AMD
+    EPYC, two threads).
+    """
+    over = [max(pad - geometry.spread(dim) // 2, 0) for dim, pad in enumerate(geometry.padding)]
+    if geometry.transposed or x.device.type != "cpu" or not any(over):
+        return x, geometry
+    within = tuple(pad - more for pad, more in zip(geometry.padding, over, strict=True))
+    return F.pad(x, [side for more in reversed(over) for side in (more, more)]), geometry._replace(padding=within)
+
+
 def roles(x: Tensor, g: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
     """(windowed operand, other operand) in float32 or wider: a transposed convolution slides its kernel over
     g."""

@@ -17,7 +17,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from dpcompile.kernels.geometry import Geometry
+from dpcompile.kernels.geometry import Geometry, with_half_padding
 from dpcompile.kernels.recurrent_ops import LIBRARY
 from dpcompile.kernels.reduction import sqnorm, widen
 
@@ -43,8 +43,10 @@ def materialize_single(x: Tensor, g: Tensor, geometry: Geometry) -> Tensor:
 
 def write_single(result: Tensor, x: Tensor, g: Tensor, geometry: Geometry) -> Tensor:
     """materialize_single into f[B, *weight shape]."""
+    shape = tuple(result.shape[1:])
+    x, geometry = with_half_padding(x, geometry)  # once, and not example by example
     for index in range(x.shape[0]):
-        result[index] = of_example(index, x, g, tuple(result.shape[1:]), geometry)
+        result[index] = of_example(index, x, g, shape, geometry)
     return result
 
 
@@ -70,6 +72,7 @@ def weight_shape(x: Tensor, g: Tensor, geometry: Geometry) -> tuple[int, ...]:
 
 def weight_gradient(x: Tensor, g: Tensor, shape: tuple[int, ...], geometry: Geometry) -> Tensor:
     """torch's weight gradient f[shape]; only the shape of the weight counts, and one number is all that is allocated here."""
+    x, geometry = with_half_padding(x, geometry)
     weight = x.new_empty(1).expand(shape)
     options = geometry.stride, geometry.padding, geometry.dilation, geometry.transposed, geometry.output_padding, geometry.groups
     found: Tensor = torch.ops.aten.convolution_backward(g, x, weight, None, *options, [False, True, False])[1]

@@ -6,6 +6,7 @@ Numerical Algorithms, 2002, section 3.1), entry by entry, and so are the norms o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Final
 
@@ -34,8 +35,17 @@ def reach_total(x: Tensor, count: int) -> Tensor:
     return sqnorm(x) * count
 
 
-def reach_scale(g: Tensor, x: Tensor, rstd: Tensor) -> Tensor:
-    """The same for sums of g (x - mean) rstd: f[B, ...] each. A mean is no longer than the elements that it is subtracted from,
-    hence the factor (1 + 1)^2."""
-    largest = widen(rstd).flatten(1).amax(1).double()
-    return 4 * sqnorm(g) * sqnorm(x) * largest.square()
+def reach_layer_scale(g: Tensor, x: Tensor, rstd: Tensor) -> Tensor:
+    """The same for sums over T of g (x - mean) rstd: f[B, T, n...], f[B, T, n...], f[B, T, 1...]. No mean is larger than the
+    largest of its elements, hence the factor 1 + 1."""
+    largest = torch.linalg.vector_norm(widen(x).flatten(2), ord=math.inf, dim=2)
+    lengths = torch.linalg.vector_norm(widen(g).flatten(2), dim=2) * largest * widen(rstd).flatten(1)
+    return 4 * lengths.sum(1, dtype=torch.float64).square()
+
+
+def reach_channel_scale(g: Tensor, x: Tensor, rstd: Tensor) -> Tensor:
+    """The same for sums over an image per channel: g, x: f[B, C, *], rstd: f[B, groups]. The mean of a group is no longer than
+    its elements."""
+    groups = g.shape[0], rstd.shape[1], g.shape[1:].numel() // max(rstd.shape[1], 1)
+    lengths = [torch.linalg.vector_norm(widen(t).reshape(groups), dim=2) for t in (g, x)]
+    return 4 * (lengths[0] * lengths[1] * widen(rstd)).double().square().sum(1)

@@ -13,6 +13,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from dpcompile.kernels.gram import operand_rounding
 from dpcompile.kernels.reduction import widen
 
 MOST_POSITIONS: Final = 512
@@ -22,7 +23,7 @@ own sums go by halves."""
 
 def layer_scale(g: Tensor, x: Tensor, mean: Tensor | None, rstd: Tensor) -> Tensor:
     """f[B, T, n], f[B, T, n], f[B, T, 1], f[B, T, 1] to the scale's per-example gradient f[B, n], float32 or wider."""
-    if x.shape[1] > MOST_POSITIONS:
+    if x.shape[1] > MOST_POSITIONS or operand_rounding() > 0:  # of products, which torch then rounds
         return layer_scale_traceable(g, x, mean, rstd)
     g, x, rstd = widen(g), widen(x), widen(rstd)
     shape, batch, positions = x.shape[2:], x.shape[0], x.shape[1]

@@ -18,7 +18,7 @@ import torch
 from dpcompile.cost.hardware import HARDWARE, Hardware
 from dpcompile.measure.document import as_dictionary, from_dictionary
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 """Raised when a calibration measures other kernels: an older one would price the new ones by formula alone."""
 VARIABLE: Final = "DPCOMPILE_CACHE"
 """Environment variable that names another folder."""

@@ -32,7 +32,7 @@ def completed(drawn: dict[str, int]) -> dict[str, int] | None:
 
 
 def completed_any(drawn: dict[str, int]) -> dict[str, int] | None:
-    """The same with any number of channels in three of ten draws."""
+    """The same with any number of channels in six of ten draws."""
     return with_groups(drawn) if drawn["channels"] == 1 else completed(drawn)
 
 
@@ -124,19 +124,19 @@ CONVOLUTIONS = (
     Subject(EXTRA, IMAGES, images, materialize_extra_dimension, completed, share=HEAVY),
     Subject(
         GROUPED_GRADIENT_WORK,
-        {**IMAGES, "channels": (1, 4)},
+        {**IMAGES, "channels": (1, 2)},
         images,
         own_gradient.materialize_grouped_gradient,
         completed_any,
-        share=2 * HEAVY,
+        share=3 * HEAVY,
     ),
     Subject(
         SINGLE_WORK,
-        {**IMAGES, "B": (1, FEW), "channels": (1, 4)},
+        {**IMAGES, "B": (1, FEW), "channels": (1, 2)},
         lambda s, on: (Workspace(own_gradient.materialize_single), *images(s, on)),
         lambda kernel, *operands: kernel(*operands),
         completed_any,
-        share=2 * HEAVY,
+        share=3 * HEAVY,
     ),
     Subject(fused.CONVOLUTION, IMAGES, images, convolution.sqnorm_materialized, completed, share=HEAVY),
     Subject(

@@ -19,7 +19,7 @@ SIDES = tuple(2**k for k in range(4, 13))
 WAYS: dict[str, Cost] = {
     "outer+bookkeep": outer.COST + Cost((PRODUCT,)),
     "gram+bookkeep": gram.DENSE_COST + Cost((PRODUCT,)),
-    "fused+bookkeep": Cost((fused.DENSE, interval.PRODUCTS, PRODUCT)),
+    "fused+bookkeep": Cost((fused.DENSE, PRODUCT)),
     "materialize+reuse": Cost((materialize.DENSE, materialize.NORM, WEIGHTED)),
 }
 
@@ -47,6 +47,8 @@ def winner(hardware: Hardware, batch_size: int, positions: int, side: int) -> st
 
 def way_seconds(name: str, hardware: Hardware, batch_size: int, positions: int, d: int, p: int) -> float:
     """Predicted seconds of one way for a layer of d inputs and p outputs."""
+    if name == "fused+bookkeep" and positions > 1:  # one product cannot cancel
+        return seconds((WAYS[name] + Cost((interval.PRODUCTS,))).at(sizes(batch_size, positions, d, p)), hardware)
     return seconds(WAYS[name].at(sizes(batch_size, positions, d, p)), hardware)
 
 

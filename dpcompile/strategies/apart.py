@@ -26,7 +26,7 @@ from dpcompile.ir.graph import value
 from dpcompile.ir.site import Contraction, Convolution, Dense, Opaque, Site
 from dpcompile.kernels.gram import convolution_rounding, operand_rounding
 from dpcompile.strategies.emitter import dtype_of
-from dpcompile.strategies.growth import growth
+from dpcompile.strategies.growth import enlargements
 from dpcompile.strategies.interval import OWN
 from dpcompile.strategies.reweight import REWEIGHT
 from dpcompile.strategies.strategy import NormStrategy, SumStrategy
@@ -51,7 +51,7 @@ def unbounded(site: Site, norm: NormStrategy) -> str | None:
         return None
     if any(isinstance(term.contraction, Opaque) for term in site.terms):
         return f"the norm by {norm.name} is of an operation without a formula, so that the sum must be of the same gradients"
-    if growth(site) is None:
+    if enlargements(site) is None:
         return f"the norm by {norm.name} is taken behind a change of the weight, so that the sum must be of the same gradients"
     return next(filter(None, (too_coarse(term.contraction, norm.name) for term in site.terms)), None)
 

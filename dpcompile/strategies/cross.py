@@ -18,6 +18,7 @@ from dpcompile.ir.site import Dense, Rows, Site, Term
 from dpcompile.kernels import dense, embedding
 from dpcompile.strategies import gram, rows
 from dpcompile.strategies.emitter import Emitter, dtype_of
+from dpcompile.strategies.growth import is_double
 from dpcompile.strategies.per_example import row_operands
 from dpcompile.strategies.strategy import NormStrategy, SquaredNorm
 
@@ -49,7 +50,10 @@ def declines(site: Site) -> str | None:
         if not plain or term.placement == "moved" or (isinstance(term.contraction, Rows) and term.placement != "same"):
             return f"no closed form for the cross terms of {type(term.contraction).__name__}"
     precisions = {torch.promote_types(dtype_of(output_gradient(term)), torch.float32) for term in site.terms}
-    return "the parameter is used in several precisions" if len(precisions) > 1 else None
+    if len(precisions) > 1:
+        return "the parameter is used in several precisions"
+    rounded = precisions == {torch.float64} and not is_double(site)
+    return "its uses are in float64, and are added up in float32" if rounded else None
 
 
 def cost(site: Site) -> Cost:

@@ -1,13 +1,18 @@
-"""By how much a site's tail can enlarge what rounding left in a contraction: squares of operator norms, where they are known."""
+"""What a site's tail does to what rounding left in its contractions: bounds of its norm as a linear operation, where it has one.
+
+The tail is walked from a contraction to the gradient. A value that depends on it in several places (w - w.t()) is bounded by the
+sum over them: |L1 g + L2 g| <= (|L1| + |L2|) |g|.
+"""
 
 from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from dpcompile.ir.graph import operand_node, value
 from dpcompile.ir.site import Site
@@ -18,32 +23,76 @@ SHRINKING: Final = frozenset((
     aten.view.default, aten._unsafe_view.default, aten.reshape.default, aten.squeeze.dim, aten.squeeze.dims, aten.squeeze.default,
     aten.unsqueeze.default, aten.t.default, aten.transpose.int, aten.permute.default, aten.clone.default, aten._to_copy.default,
     aten.neg.default, aten.slice.Tensor, aten.select.int, aten.slice_backward.default, aten.select_backward.default,
-    aten.add.Tensor, aten.cat.default, aten.where.self, operator.getitem, kept_part.keep, kept_part.place, kept_part.choose,
+    aten.cat.default, aten.where.self, operator.getitem, kept_part.keep, kept_part.place, kept_part.choose,
 ))  # fmt: skip
-"""What rearranges entries, leaves some out, puts them among others, or adds up uses (which are counted one by one)."""
+"""What rearranges entries, leaves some out, or puts them among others."""
 
 
-def growth(site: Site) -> int | None:
-    """How many entries an entry of the gradient may be the sum of, and how often one may appear; None where that is not known."""
+def enlargements(site: Site) -> tuple[float, ...] | None:
+    """For each of a site's uses, by how much the tail can make a difference longer; None where that is not known."""
     if site.isometric:
-        return 1
-    found = [growth_of(node) for node in site.tail]
-    return None if None in found else math.prod(filter(None, found))
+        return tuple(abs(term.scale) for term in site.terms)
+    if any(enlargement(node) is None for node in site.tail):
+        return None
+    starts = [term.contraction.node for term in site.terms]
+    return tuple(walked(site, {node: float(node is start) for node in starts}, enlarged) for start in starts)
 
 
-def growth_of(node: fx.Node) -> int | None:
-    """The square of an operation's norm. |sum of n entries| <= sqrt(n) |entries|, and n copies are sqrt(n) times as long."""
+def added(site: Site, counts: Sequence[int]) -> float:
+    """How many products are added up in an entry of the gradient at most, if so many are in an entry of each contraction."""
+    if site.isometric:
+        return float(sum(counts))
+    starts = [term.contraction.node for term in site.terms]
+    return walked(site, dict(zip(starts, map(float, counts), strict=True)), lambda node: float(entries(node)))
+
+
+def walked(site: Site, starts: Mapping[fx.Node, float], weight: Callable[[fx.Node], float]) -> float:
+    """A number for the gradient from those of the contractions: every operation adds up its operands' and multiplies."""
+    found = dict(starts)
+    for node in site.tail:
+        found[node] = weight(node) * sum(found[operand] for operand in occurrences(node) if operand in found)
+    return found[site.gradient]
+
+
+def occurrences(node: fx.Node) -> list[fx.Node]:
+    """The operands of a node, each as often as it stands there."""
+    found: list[fx.Node] = []
+    fx.node.map_arg((node.args, dict(node.kwargs)), found.append)
+    return found
+
+
+def enlarged(node: fx.Node) -> float:
+    """`enlargement` where it is known."""
+    return enlargement(node) or 0.0
+
+
+def enlargement(node: fx.Node) -> float | None:
+    """The norm of an operation. |sum of n entries| <= sqrt(n) |entries|, and n copies are sqrt(n) times as long."""
     if node.target in SHRINKING:
-        return 1
+        return 1.0
+    if node.target in (aten.add.Tensor, aten.sub.Tensor):
+        return 1.0 if not node.kwargs else None
+    if node.target is aten.expand.default:
+        return math.sqrt(elements(node) / max(elements(operand_node(node, 0)), 1))
+    return math.sqrt(entries(node)) if entries(node) > 1 or node.target in ADDING else None
+
+
+ADDING: Final = (aten.sum.dim_IntList, aten.sum.default, aten.embedding_dense_backward.default)
+
+
+def entries(node: fx.Node) -> int:
+    """How many entries of its operand an operation adds up."""
     if node.target in (aten.sum.dim_IntList, aten.sum.default):
         return elements(operand_node(node, 0)) // max(elements(node), 1)
-    if node.target is aten.expand.default:
-        return elements(node) // max(elements(operand_node(node, 0)), 1)
-    if node.target is aten.embedding_dense_backward.default:
-        return elements(operand_node(node, 1))
-    return None
+    return elements(operand_node(node, 1)) if node.target is aten.embedding_dense_backward.default else 1
 
 
 def elements(node: fx.Node) -> int:
     """How many numbers a value of a tail has: all examples share it."""
     return math.prod(map(int, value(node).shape))
+
+
+def is_double(site: Site) -> bool:
+    """Whether everything from the contractions to the gradient is in float64."""
+    fakes = [node.meta["val"] for node in (*(term.contraction.node for term in site.terms), *site.tail, site.gradient)]
+    return all(fake.dtype == torch.float64 for fake in fakes if isinstance(fake, Tensor))

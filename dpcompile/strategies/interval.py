@@ -7,7 +7,7 @@ half of C could contribute as much as C and more. So that the clip factor is tak
     |true gradient| and |what the sum contains| <= n + reach,    reach = 2 gamma * sum over positions of |a_t| |g_t|
 
 with gamma of Higham & Mary 2019 (`kernels.gram.gram_gamma`), once for the norm and once for the sum. Gram matrices, inner
-products and projections declare intervals of their own, which are wider. A single product per entry cannot cancel.
+products and projections declare intervals of their own, which are wider. Where nothing is added up, nothing can cancel.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from dpcompile.ir.site import ChannelScale, Contraction, Convolution, Dense, Lay
 from dpcompile.kernels import embedding, layout, reach
 from dpcompile.kernels.geometry import Geometry
 from dpcompile.kernels.gram import rounding_gamma
-from dpcompile.strategies.emitter import Emitter, dtype_of
-from dpcompile.strategies.growth import growth
+from dpcompile.strategies.emitter import Emitter
+from dpcompile.strategies.growth import added, enlargements, is_double
 from dpcompile.strategies.per_example import row_operands
 from dpcompile.strategies.strategy import NormStrategy, SquaredNorm, SumStrategy
 
@@ -41,8 +41,7 @@ def read(elements: sympy.Expr, launches: sympy.Expr) -> Work:
     return Work("interval", other_flops=2 * elements, bytes_moved=BYTES * elements, launches=launches)
 
 
-SEVERAL = sympy.Min(1, T - 1)  # one position needs none, if the parameter is used once
-PRODUCTS = read(SEVERAL * B * GROUPS * T * (D_IN + D_OUT), 10 * SEVERAL)
+PRODUCTS = read(B * GROUPS * T * (D_IN + D_OUT), sympy.Integer(10))
 IMAGES = read(B * GROUPS * (T_IN * D_IN / TAPS + T * D_OUT), sympy.Integer(16))
 TABLE = read(B * T * WIDTH, sympy.Integer(24))
 TOTAL = read(B * ELEMENTS, sympy.Integer(8))
@@ -53,22 +52,21 @@ def is_needed(site: Site, norm: NormStrategy, total: SumStrategy) -> bool:
     """Whether rounding of norm and sum has to be told apart."""
     if not total.is_apart or norm.name in OWN:
         return False
-    first = site.terms[0].contraction
-    is_product = len(site.terms) == 1 and not isinstance(first, (LayerScale, ChannelScale))
-    return not (is_product and count(first) == growth(site) == 1)
+    has_scale = any(isinstance(term.contraction, (LayerScale, ChannelScale)) for term in site.terms)
+    return has_scale or added(site, [count(term.contraction) for term in site.terms]) > 1
 
 
 def emit(site: Site, norm: NormStrategy, total: SumStrategy, emitted: SquaredNorm, emitter: Emitter) -> list[fx.Node]:
     """Squares f64[B] of how far it goes, one for each use; their sum bounds the square of the whole."""
     if emitted.bounds or not is_needed(site, norm, total):
         return []
-    found, grown = [], growth(site)
-    assert grown is not None, "such a norm goes with the sum of the same gradients"
-    for term in site.terms:
-        gamma = 2 * rounding_gamma(dtype_of(term.contraction.node), count(term.contraction) * grown + FURTHER, 0.0)
-        weight = len(site.terms) * grown * (term.scale * gamma) ** 2
-        found.append(emitter.call(torch.ops.aten.mul.Scalar, reach_of(term.contraction, emitter), weight))
-    return found
+    factors = enlargements(site)
+    assert factors is not None, "such a norm goes with the sum of the same gradients"
+    terms = int(added(site, [count(term.contraction) for term in site.terms])) + len(site.terms) + FURTHER
+    gamma = 2 * rounding_gamma(torch.float64 if is_double(site) else torch.float32, terms, 0.0)
+    weights = [len(site.terms) * (gamma * factor) ** 2 for factor in factors]
+    reaches = [reach_of(term.contraction, emitter) for term in site.terms]
+    return [emitter.call(torch.ops.aten.mul.Scalar, *pair) for pair in zip(reaches, weights, strict=True)]
 
 
 def count(contraction: Contraction) -> int:
@@ -100,9 +98,13 @@ def reach_of(contraction: Contraction, emitter: Emitter) -> fx.Node:
             return emitter.call(embedding.reach_rows, *row_operands(contraction, emitter), contraction.padding_idx)
         case Total():
             return emitter.call(reach.reach_total, images(contraction.x, emitter), count(contraction))
-        case LayerScale() | ChannelScale():
-            operands = [images(operand, emitter) for operand in (contraction.g, contraction.x, contraction.rstd)]
-            return emitter.call(reach.reach_scale, *operands)
+        case LayerScale():
+            trailing = len(contraction.normalised)
+            operands = [contraction.g, contraction.x, contraction.rstd]
+            nodes = [emitter.call(layout.sequence, o.node, o.dim, o.outer, o.inner, trailing) for o in operands]
+            return emitter.call(reach.reach_layer_scale, *nodes)
+        case ChannelScale():
+            return emitter.call(reach.reach_channel_scale, *(o.node for o in (contraction.g, contraction.x, contraction.rstd)))
     raise AssertionError("operations without a formula go with the sum of the same gradients")
 
 

@@ -34,7 +34,7 @@ SINGLE_WORK = Work(  # into memory that is kept between steps, as products are (
     bytes_moved=BYTES * B * GROUPS * (T * (D_IN / TAPS + D_OUT) + 2 * D_IN * D_OUT),
     launches=2 + 8 * B,
     product=(B * GROUPS, D_OUT, D_IN, T),
-    features=(B, T, D_IN / TAPS, D_OUT, TAPS, T_IN / T, GROUPS),
+    features=(B, T, D_IN / TAPS, D_OUT, TAPS, T_IN / T, GROUPS, IN_BLOCKS),
 )
 FUSED_SINGLE_WORK = replace(SINGLE_WORK, other_flops=2 * B * PARAMETERS, launches=2 + 14 * B)  # and their norms, in the cache
 

@@ -16,10 +16,12 @@ from dpcompile import StrategyError, dpcompile
 from dpcompile.analysis.cuts import find_cuts
 from dpcompile.cost.hardware import HARDWARE
 from dpcompile.forecast.fitting import behind
-from dpcompile.ir.site import Cut
+from dpcompile.ir.site import Convolution, Cut
 from dpcompile.kernels.clipping import SLACK
+from dpcompile.kernels.reach import reach_channel_scale, reach_images, reach_layer_scale, reach_products, reach_total
 from dpcompile.plan.plan import Plan
 from dpcompile.plan.select import choose, options_of
+from dpcompile.strategies import interval
 
 CLIP = 0.1
 
@@ -51,6 +53,29 @@ class Difference(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layer(x) - self.layer(x + 1e-4 * x.flip(1))
+
+
+class Skew(nn.Linear):
+    """A weight less its transpose, which cancels with one position, too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight - self.weight.t())
+
+
+class Mirrored(nn.Linear):
+    """A weight beside its negative, added up again."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        both = torch.cat([self.weight, -self.weight])
+        return nn.functional.linear(x, both[:4] + both[4:].flip(0))
+
+
+class Rounded(nn.Linear):
+    """Two uses in float64 of a weight in float32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight.double()
+        return (nn.functional.linear(x.double(), weight) - nn.functional.linear(x.double() * (1 + 1e-6), weight)).float()
 
 
 class Placed(nn.Module):
@@ -107,6 +132,9 @@ CANCELLING: dict[str, Callable[[], nn.Module]] = {
     "scale of groups": lambda: Across(nn.GroupNorm(2, 4)),
     "groups of products": Grouped,
     "weight less its mean": lambda: Centred(4, 4, bias=False),
+    "weight less its transpose": lambda: Skew(4, 4, bias=False),
+    "weight beside its negative": lambda: Mirrored(4, 4, bias=False),
+    "uses in float64": lambda: Rounded(4, 4, bias=False),
     "positions": Placed,
 }
 
@@ -158,6 +186,71 @@ def test_no_example_contributes_more_where_its_terms_all_but_cancel(name: str) -
         tried += 1
         assert max(found) <= limit * (1 + SLACK + 1e-6), way
     assert tried > 1
+
+
+@pytest.mark.parametrize("total", ["bookkeep", "reuse"])
+def test_one_position_cancels_behind_a_weight_less_its_transpose(total: str) -> None:
+    model = Skew(2, 2, bias=False)
+    private = dpcompile(model, loss=given, max_grad_norm=1e-3, strategy={"weight": ("materialize", total)})
+    torch.manual_seed(0)
+    for _ in range(200):
+        x = 1e3 * torch.randn(1, 2)
+        step = private(x, x * (1 + 2e-7 * torch.randn(1, 2)))
+        assert whole_norm(step.grads) <= 1e-3 * (1 + SLACK + 1e-6)
+
+
+CONVOLUTIONS: dict[str, Callable[[], Any]] = {
+    "plain": lambda: nn.Conv2d(2, 3, 3),
+    "padded": lambda: nn.Conv2d(2, 3, 3, padding=2),
+    "strided": lambda: nn.Conv2d(2, 3, 5, stride=2),
+    "patches": lambda: nn.Conv2d(2, 3, 3, stride=3),
+    "dilated": lambda: nn.Conv2d(2, 3, 3, dilation=2),
+    "dilated and strided": lambda: nn.Conv2d(2, 3, 3, dilation=4, stride=2),
+    "grouped": lambda: nn.Conv2d(4, 6, 3, groups=2),
+    "transposed": lambda: nn.ConvTranspose2d(2, 3, 3, stride=2),
+    "one dimension": lambda: nn.Conv1d(2, 3, 4, stride=3),
+}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_the_reach_of_a_convolution_holds_where_nothing_cancels_and_is_tight(name: str) -> None:
+    layer = CONVOLUTIONS[name]()
+    channels, rank = layer.in_channels, 1 if isinstance(layer, nn.Conv1d) else 2
+    x = torch.ones(2, channels, *(20,) * rank)
+    site = next(s for s in captured(layer, squares, x).sites if s.parameter == "weight")
+    contraction = site.terms[0].contraction
+    assert isinstance(contraction, Convolution)
+    (gradient,) = torch.autograd.grad(layer(x[:1]).sum(), layer.weight)
+    found = reach_images(x, torch.ones_like(layer(x)), interval.windows_of_an_element(contraction.geometry))
+    assert 0.05 * float(found[0]) <= float(gradient.square().sum()) <= float(found[0]) * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("layer", [nn.LayerNorm(6), nn.GroupNorm(2, 6)], ids=["layer", "groups"])
+def test_the_reach_of_a_scale_holds_where_nothing_cancels_and_is_tight(layer: Any) -> None:
+    torch.manual_seed(0)
+    is_layer = isinstance(layer, nn.LayerNorm)
+    x = torch.randn(2, 50, 6) if is_layer else torch.randn(2, 6, 50)
+    g = layer(x).sign().detach()
+    rows = x if is_layer else x.reshape(2, 2, -1)
+    rstd = (rows.var(-1, unbiased=False) + 1e-5).rsqrt()
+    found = reach_layer_scale(g, x, rstd.unsqueeze(2)) if is_layer else reach_channel_scale(g, x, rstd)
+    (gradient,) = torch.autograd.grad((layer(x)[0] * g[0]).sum(), layer.weight)
+    assert 0.01 * float(found[0]) <= float(gradient.square().sum()) <= float(found[0])
+
+
+def test_totals_and_products_reach_what_they_add_up() -> None:
+    x, g = torch.rand(3, 7, 4), torch.rand(3, 7, 5)
+    products = torch.einsum("bti,bto->boi", x, g).flatten(1).norm(dim=1).double()
+    assert (products <= reach_products(x, g).sqrt() * (1 + 1e-6)).all() and (products >= 0.5 * reach_products(x, g).sqrt()).all()
+    totals = g.sum(1).norm(dim=1).double()
+    assert (totals <= reach_total(g, 7).sqrt() * (1 + 1e-6)).all() and (totals >= 0.5 * reach_total(g, 7).sqrt()).all()
+
+
+def test_an_operation_without_a_formula_runs_once_for_norm_and_sum() -> None:
+    private = dpcompile(Bilinear(), loss=squares)
+    private(torch.randn(3, 5, 4))
+    names = [getattr(node.target, "__name__", "") for node in private.graph_module.graph.nodes]
+    assert names.count("example_loop") == 1
 
 
 def test_reuse_adds_up_what_was_measured_behind_a_tail() -> None:
