@@ -43,14 +43,14 @@ def added(site: Site, counts: Sequence[int]) -> float:
     if site.isometric:
         return float(sum(counts))
     starts = [term.contraction.node for term in site.terms]
-    return walked(site, dict(zip(starts, map(float, counts), strict=True)), lambda node: float(entries(node)))
+    return walked(site, dict(zip(starts, map(float, counts), strict=True)), lambda node, _: float(entries(node)))
 
 
-def walked(site: Site, starts: Mapping[fx.Node, float], weight: Callable[[fx.Node], float]) -> float:
-    """A number for the gradient from those of the contractions: every operation adds up its operands' and multiplies."""
+def walked(site: Site, starts: Mapping[fx.Node, float], weight: Callable[[fx.Node, fx.Node], float]) -> float:
+    """A number for the gradient from those of the contractions: every operation adds up its operands', multiplied."""
     found = dict(starts)
     for node in site.tail:
-        found[node] = weight(node) * sum(found[operand] for operand in occurrences(node) if operand in found)
+        found[node] = sum(found[operand] * weight(node, operand) for operand in occurrences(node) if operand in found)
     return found[site.gradient]
 
 
@@ -61,9 +61,10 @@ def occurrences(node: fx.Node) -> list[fx.Node]:
     return found
 
 
-def enlarged(node: fx.Node) -> float:
-    """`enlargement` where it is known."""
-    return enlargement(node) or 0.0
+def enlarged(node: fx.Node, operand: fx.Node) -> float:
+    """`enlargement` where it is known, of an operand that may be spread over the others."""
+    copies = elements(node) / max(elements(operand), 1) if node.target in SPREADING else 1.0
+    return (enlargement(node) or 0.0) * math.sqrt(max(copies, 1.0))
 
 
 def enlargement(node: fx.Node) -> float | None:
@@ -77,6 +78,7 @@ def enlargement(node: fx.Node) -> float | None:
     return math.sqrt(entries(node)) if entries(node) > 1 or node.target in ADDING else None
 
 
+SPREADING: Final = (aten.add.Tensor, aten.sub.Tensor, aten.where.self)
 ADDING: Final = (aten.sum.dim_IntList, aten.sum.default, aten.embedding_dense_backward.default)
 
 

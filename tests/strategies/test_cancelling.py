@@ -9,7 +9,7 @@ import pytest
 import torch
 from captured import captured
 from oracle import expect, whole_norm
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from zoo_case import squares
 
 from dpcompile import StrategyError, dpcompile
@@ -21,7 +21,7 @@ from dpcompile.kernels.clipping import SLACK
 from dpcompile.kernels.reach import reach_channel_scale, reach_images, reach_layer_scale, reach_products, reach_total
 from dpcompile.plan.plan import Plan
 from dpcompile.plan.select import choose, options_of
-from dpcompile.strategies import interval
+from dpcompile.strategies import growth, interval
 
 CLIP = 0.1
 
@@ -76,6 +76,17 @@ class Rounded(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight.double()
         return (nn.functional.linear(x.double(), weight) - nn.functional.linear(x.double() * (1 + 1e-6), weight)).float()
+
+
+class Spread(nn.Module):
+    """A scale per channel, and as much of it for every position, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (self.weight - self.weight.sum() + self.weight[None].expand(2, 4)[0])
 
 
 class Placed(nn.Module):
@@ -135,6 +146,7 @@ CANCELLING: dict[str, Callable[[], nn.Module]] = {
     "weight less its transpose": lambda: Skew(4, 4, bias=False),
     "weight beside its negative": lambda: Mirrored(4, 4, bias=False),
     "uses in float64": lambda: Rounded(4, 4, bias=False),
+    "scale less its sum": Spread,
     "positions": Placed,
 }
 
@@ -236,6 +248,15 @@ def test_the_reach_of_a_scale_holds_where_nothing_cancels_and_is_tight(layer: An
     found = reach_layer_scale(g, x, rstd.unsqueeze(2)) if is_layer else reach_channel_scale(g, x, rstd)
     (gradient,) = torch.autograd.grad((layer(x)[0] * g[0]).sum(), layer.weight)
     assert 0.01 * float(found[0]) <= float(gradient.square().sum()) <= float(found[0])
+
+
+def test_an_operand_that_is_spread_over_another_is_as_many_copies() -> None:
+    graph = fx.Graph()
+    small, large = graph.placeholder("small"), graph.placeholder("large")
+    total = graph.call_function(torch.ops.aten.add.Tensor, (small, large))
+    for node, shape in ((small, (1, 3)), (large, (4, 3)), (total, (4, 3))):
+        node.meta["val"] = torch.empty(shape)
+    assert (growth.enlarged(total, small), growth.enlarged(total, large)) == (2.0, 1.0)
 
 
 def test_totals_and_products_reach_what_they_add_up() -> None:
