@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from benchmarks.cases import CASES, Case
 from benchmarks.measure import peak_bytes
+from benchmarks.methods import ordinary_eager
 from benchmarks.run import RESULTS, describe_machine
 from dpcompile import PrivateModule, dpcompile
 
@@ -31,14 +31,9 @@ def row(case: Case) -> tuple[str, ...]:
         made.append(dpcompile(model, loss=case.losses, hardware="cpu"))
         return private
 
-    def ordinary() -> Mapping[str, Tensor]:
-        model.zero_grad(set_to_none=True)
-        case.losses(model, x, y).sum().backward()
-        return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-
     measured = peak_bytes(make, "cpu")  # type: ignore[arg-type]  # `private` is a step
     predicted = made[0].report().forecast.peak_bytes
-    plain = peak_bytes(lambda: ordinary, "cpu")
+    plain = peak_bytes(lambda: ordinary_eager(case, model, x, y), "cpu")
     ratio = predicted / measured
     numbers = f"{measured / 1e6:.1f}", f"{predicted / 1e6:.1f}", f"{ratio:.3f}", f"{plain / 1e6:.1f}", f"{measured / plain:.2f}"
     return (case.title, *numbers)

@@ -10,7 +10,7 @@ import torch
 
 from dpcompile import fingerprint, torch_private
 from dpcompile.batch import Batch
-from dpcompile.kernels.gram import product_precisions
+from dpcompile.kernels.gram import convolution_rounding, product_precisions
 from dpcompile.losses import Program
 
 TRACE_LIMIT = 8
@@ -70,11 +70,12 @@ def hooks_of(tensor: torch.Tensor) -> tuple[int, int]:
 
 
 def torch_key(device: torch.device) -> tuple[Any, ...]:
-    """The modes of torch that a trace follows: autocast, default type, rounding of float32 products, modes of functions."""
+    """The modes of torch that a trace follows: autocast, default type, rounding of float32 products and convolutions, modes of
+    functions."""
     kinds = [kind for kind in sorted({"cpu", device.type}) if torch.amp.is_autocast_available(kind)]
     autocast = tuple((kind, torch.get_autocast_dtype(kind)) for kind in kinds if torch.is_autocast_enabled(kind))
     modes = tuple(fingerprint.of_mode(mode) for mode in torch_private.function_modes())
-    return autocast, torch.get_default_dtype(), product_precisions(), modes
+    return autocast, torch.get_default_dtype(), product_precisions(), convolution_rounding(device), modes
 
 
 def changed(old: tuple[Any, ...], new: tuple[Any, ...]) -> str:

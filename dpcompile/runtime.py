@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -41,12 +41,17 @@ class Raw:
     own_gradients: dict[str, Tensor] = field(default_factory=dict)
 
     def add_to(self, total: dict[str, Tensor]) -> None:
-        """Add one chunk's sums to those before it, or the only example's own gradient times its factor."""
+        """Add one chunk's sums to those before it, or the only example's own gradient times its factor, unless that is 0."""
         for name, gradient in self.gradients.items():
             total[name] = total[name].add_(gradient) if name in total else gradient
         factor = self.clip_factors.item() if self.own_gradients else 0.0
-        for name, gradient in self.own_gradients.items():
+        for name, gradient in self.own_gradients.items() if factor else ():  # 0 times what is not finite would be NaN
             total[name] = total[name].add_(gradient, alpha=factor) if name in total else gradient * factor
+
+    def counting(self, mask: Tensor) -> Raw:
+        """The same, and masked examples are not flagged."""
+        flagged = self.nonfinite & mask
+        return Raw(self.losses, self.norms, self.clip_factors, flagged, self.gradients, self.buffers, self.own_gradients)
 
     def without_sums(self) -> Raw:
         """The same without gradients, which another chunk's have been added to."""
@@ -77,8 +82,12 @@ class GraphCall:
         return own_memory({key: tensor for key, tensor in named if tensor is not None})
 
 
+OWNED: Final = ("gradient", "buffer", "per_example_gradient")
+"""Kinds of outputs that are added to or kept. What a batch of one returns as its own gradient is only read."""
+
+
 def own_memory(outputs: dict[tuple[str, str], Tensor]) -> dict[tuple[str, str], Tensor]:
-    """The outputs without two of them, or two numbers of one, in one place of memory.
+    """The outputs without two of those that are added to, or two numbers of one, in one place of memory.
 
     Parameters that are used alike (the two biases of a recurrent layer, of two layers that are added) have one gradient,
     which the graph computes once; whoever adds to one of them must not change the other. The gradient of a parameter whose sum
@@ -86,8 +95,8 @@ def own_memory(outputs: dict[tuple[str, str], Tensor]) -> dict[tuple[str, str], 
     """
     seen: set[int] = set()
     for key, tensor in outputs.items():
-        if key[0] == "own_gradient":
-            continue  # only read, see `Raw.add_to`
+        if key[0] not in OWNED:
+            continue
         place = tensor.untyped_storage().data_ptr()
         is_expanded = any(step == 0 and size > 1 for size, step in zip(tensor.shape, tensor.stride(), strict=True))
         if (place in seen or is_expanded) and tensor.numel():
@@ -107,6 +116,8 @@ class Runner(GraphCall):
         """Run the step on one chunk; `tensors` are the batch's, in order."""
         state = rng_state(tensors[0].device) if self.random else None
         raw = self.run(tensors, mask, max_grad_norm)
+        if raw.own_gradients and not raw.gradients:  # a factor of 0 leaves the only example out, see `Raw.add_to`
+            return raw.counting(mask)
         if not bool(raw.nonfinite.any()):
             return raw
         return self.without(raw, raw.nonfinite | ~mask, tensors, mask, max_grad_norm, state)

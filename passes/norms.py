@@ -35,7 +35,7 @@ def emit_norms(joint: JointGraph, plan: Plan) -> None:
         roundings = [emitter.call(torch.ops.aten.mul.Scalar, bound, gamma) for bound, gamma in emitted.bounds]
         if roundings:
             outputs["rounding", choice.site.parameter] = added(emitter, roundings)
-        reaches = interval.emit(choice.site, norm, total, emitted, emitter)
+        reaches = interval.emit(choice.site, norm, total, emitter)
         if reaches:
             outputs["reach", choice.site.parameter] = added(emitter, reaches)
     joint.replace_outputs(outputs)

@@ -26,6 +26,7 @@ from dpcompile.kernels import (
     layout,
     masked,
     own_gradient,
+    reach,
     reduction,
     scale,
 )
@@ -41,6 +42,7 @@ OWN_MEMORY: Final[frozenset[Callable[..., Any]]] = frozenset({
     embedding.reach_rows, embedding.sqnorm_rows, extra_dimension.materialize_extra_dimension,
     fallback.grouped_products, fallback.sum_images, layout.scaled_examples, masked.sqnorm_masked,
     own_gradient.materialize_grouped_gradient, own_gradient.materialize_single, own_gradient.sqnorm_single,
+    reach.reach_channel_scale, reach.reach_images, reach.reach_layer_scale, reach.reach_products, reach.reach_total,
     reduction.gather, reduction.inner, reduction.sqnorm, reduction.weighted_sum, reduction.weighted_sums,
     scale.channel_scale, scale.group_norm_backward, scale.layer_scale,
 })  # fmt: skip

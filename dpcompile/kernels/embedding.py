@@ -91,10 +91,11 @@ def materialize_rows(ids: Tensor, g: Tensor, V: int, padding_idx: int = -1) -> T
 
 
 def contract_rows(ids: Tensor, g: Tensor, factor: Tensor, V: int, padding_idx: int = -1) -> Tensor:
-    """Clipped sum f[V, d] of factor[B] * gradient. index_add, never a one-hot [B, T, V]."""
+    """Clipped sum f[V, d] of factor[B] * gradient; in float64 where an example has many positions. index_add, never a one-hot
+    [B, T, V]."""
     g = widen(g)
     scaled = _without_padding(ids, g * factor.to(g.dtype)[:, None, None], padding_idx)
-    return g.new_zeros(V, g.shape[2]).index_add_(0, ids.flatten(), scaled.flatten(0, 1))
+    return _added_rows(g.new_zeros(V, g.shape[2]), ids, scaled).to(g.dtype)
 
 
 def _without_padding(ids: Tensor, g: Tensor, padding_idx: int) -> Tensor:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from dpcompile.kernels.gram import rounding_gamma
+from dpcompile.kernels.gram import operand_rounding, rounding_gamma
 
 MORE = 8
 """Roundings beyond those of the two sums: two squares and a product."""
@@ -24,6 +26,8 @@ def sqnorm_masked(a: Tensor, g: Tensor, entries: Tensor) -> tuple[Tensor, Tensor
     return squared, squared
 
 
-def masked_gamma(d: int, p: int) -> float:
-    """gamma of `sqnorm_masked`: a term goes through p + d roundings of sums and a few of its own."""
-    return rounding_gamma(torch.float64, d + p + MORE, 0.0)
+def masked_gamma(d: int, p: int, dtype: torch.dtype) -> float:
+    """gamma of `sqnorm_masked`: a term goes through p + d roundings of sums and a few of its own. Where torch may round operands
+    of this type in the product that the clipped sum is, both of a term's may be larger by as much there."""
+    coarse = math.expm1(4 * operand_rounding()) if dtype != torch.float64 else 0.0
+    return rounding_gamma(torch.float64, d + p + MORE, 0.0) + coarse

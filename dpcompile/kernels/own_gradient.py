@@ -44,7 +44,6 @@ def materialize_single(x: Tensor, g: Tensor, geometry: Geometry) -> Tensor:
 def write_single(result: Tensor, x: Tensor, g: Tensor, geometry: Geometry) -> Tensor:
     """materialize_single into f[B, *weight shape]."""
     shape = tuple(result.shape[1:])
-    x, geometry = with_half_padding(x, geometry)  # once, and not example by example
     for index in range(x.shape[0]):
         result[index] = of_example(index, x, g, shape, geometry)
     return result

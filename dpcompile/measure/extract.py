@@ -59,7 +59,7 @@ def emit(joint: JointGraph, site: Site, norm: str, total: str) -> list[fx.Node]:
     emitter = Emitter(joint)
     emitter.at(site.terms[-1].contraction.node)
     emitted = NORMS[norm].emit(site, emitter)
-    reaches = interval.emit(site, NORMS[norm], SUMS[total], emitted, emitter)
+    reaches = interval.emit(site, NORMS[norm], SUMS[total], emitter)
     factors = joint.output("losses")
     assert factors is not None
     emitter.anchor = joint.graph.output_node()

@@ -14,7 +14,7 @@ from typing import Any
 from torch import fx
 
 from dpcompile.analysis.aliases import Aliases
-from dpcompile.ir.graph import JointGraph
+from dpcompile.ir.graph import JointGraph, value
 from dpcompile.kernels import (
     convolution,
     dense,
@@ -30,7 +30,7 @@ from dpcompile.kernels import (
 from dpcompile.kernels.copies import Copies
 from dpcompile.kernels.geometry import Geometry
 from dpcompile.kernels.workspace import UNFOLDED, Workspace
-from dpcompile.predict.sizes import operands, results
+from dpcompile.predict.sizes import Shape, operands, results
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def contraction(node: fx.Node, batch_size: int) -> float:
     if way == "unfold":
         unfolded = 4.0 * windowed.sizes[0] * windowed.sizes[1] * how.taps * positions
         return (0.0 if how.is_pointwise else unfolded) + min(unfolded, other.bytes)
-    copies = 2.0 * narrower(node, batch_size)  # an operand scaled, and one in the library's layout
+    copies = 2.0 * narrower(node, batch_size) + padded(node, x, 1)  # an operand scaled, and one in the library's layout
     return copies + 3.0 * weight.bytes  # its stand-in, the library's layout, and on the way to torch's
 
 
@@ -196,7 +196,8 @@ def one_plane(node: fx.Node, batch_size: int) -> float:
 def in_other_layouts(node: fx.Node, batch_size: int) -> float:
     """The result in the library's layout and on its way to torch's; in three dimensions several times more."""
     how = geometry_of(node)
-    return (2.0 if len(how.kernel) < 3 else 6.0) * own_result(node, batch_size)
+    x = operands(node, batch_size)[0]
+    return (2.0 if len(how.kernel) < 3 else 6.0) * own_result(node, batch_size) + padded(node, x, 1)
 
 
 def one_gradient(node: fx.Node, batch_size: int) -> float:
@@ -205,7 +206,17 @@ def one_gradient(node: fx.Node, batch_size: int) -> float:
     x, g = operands(node, batch_size)[:2]
     windowed, other = (g, x) if how.transposed else (x, g)
     unfolded = windowed.sizes[1] * how.taps * math.prod(other.sizes[2:]) if len(how.kernel) == 3 else 0
-    return 4.0 * (3 * x.sizes[1] * g.sizes[1] // how.groups * how.taps + unfolded)
+    return 4.0 * (3 * x.sizes[1] * g.sizes[1] // how.groups * how.taps + unfolded) + padded(node, x, max(x.sizes[0], 1))
+
+
+def padded(node: fx.Node, x: Shape, parts: int) -> float:
+    """A part of x with the padding beyond half a kernel around it (`kernels.geometry.with_half_padding`); nothing where there is
+    none, or on a GPU."""
+    over = geometry_of(node).beyond_half()
+    if not any(over) or value(node).device.type != "cpu":
+        return 0.0
+    sides = (size + 2 * more for size, more in zip(x.sizes[2:], over, strict=True))
+    return 4.0 * x.sizes[0] * x.sizes[1] * math.prod(sides) / parts
 
 
 INSIDE: dict[Callable[..., Any], Callable[[fx.Node, int], float]] = {

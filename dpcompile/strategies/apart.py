@@ -9,7 +9,7 @@ but not in four cases, which decline any other sum than `reuse`:
   n small ones by up to 6e-8 n: systematically, and not at random. Matrix products are added up in blocks, or in float64
   (`kernels.dense.products`), and so are rows of tables.
 - torch may round the operands of float32 products and convolutions to TensorFloat-32 or bfloat16, where its settings allow it;
-  cuDNN's do unless they are changed. Operands of half types are exact in these.
+  cuDNN's do unless they are changed. A norm of such operands declines; of a sum of such operands the interval tells.
 - A tail may enlarge what rounding left, compared with the gradient (a weight less its mean, behind inputs far from zero), by a
   number that is not known (`strategies.growth`).
 - Nothing is known of how an operation without a formula rounds.
@@ -20,14 +20,11 @@ from __future__ import annotations
 from typing import Final
 
 import torch
-from torch import fx
 
-from dpcompile.ir.graph import value
 from dpcompile.ir.site import Contraction, Convolution, Dense, Opaque, Site
-from dpcompile.kernels.gram import convolution_rounding, operand_rounding
-from dpcompile.strategies.emitter import dtype_of
 from dpcompile.strategies.growth import enlargements
 from dpcompile.strategies.interval import OWN
+from dpcompile.strategies.operand_rounding import convolution_unit, eps, is_coarse, product_unit
 from dpcompile.strategies.reweight import REWEIGHT
 from dpcompile.strategies.strategy import NormStrategy, SumStrategy
 
@@ -36,19 +33,21 @@ MOST_POSITIONS: Final = 128
 (`kernels.clipping.SLACK` is 1e-5)."""
 BY_CONVOLUTION: Final = ("grouped", "grouped-extra", "grouped-gradient", "single", "fused-single")
 BY_PRODUCT: Final = ("materialize", "fused")
+FLOAT32: Final = torch.finfo(torch.float32).eps
+ROUNDED: Final = "the sum is of operands that torch's settings may round, and the weight is changed before it is used"
 
 
 def misfit(site: Site, norm: NormStrategy, total: SumStrategy) -> str | None:
     """Why a sum cannot follow a norm at some use of a parameter; a second backward is a matter of the whole graph."""
     uses = [] if total is REWEIGHT else [term.contraction for term in site.terms]
     reasons = (total.declines(use, norm) for use in uses)
-    return next(filter(None, reasons), None) or (unbounded(site, norm) if total.is_apart else None)
+    return next(filter(None, reasons), None) or (unbounded(site, norm, total) if total.is_apart else None)
 
 
-def unbounded(site: Site, norm: NormStrategy) -> str | None:
-    """Why the sum that belongs to this norm has to be of the same gradients; None where it may be any."""
+def unbounded(site: Site, norm: NormStrategy, total: SumStrategy) -> str | None:
+    """Why the sum that belongs to this norm has to be of the same gradients; None where it may be this one, computed apart."""
     if norm.name in OWN:
-        return None
+        return ROUNDED if is_coarse(site, norm, total) and enlargements(site) is None else None
     if any(isinstance(term.contraction, Opaque) for term in site.terms):
         return f"the norm by {norm.name} is of an operation without a formula, so that the sum must be of the same gradients"
     if enlargements(site) is None:
@@ -60,23 +59,9 @@ def too_coarse(contraction: Contraction, norm: str) -> str | None:
     """The same, for how a contraction is added up and its operands are rounded."""
     if norm not in (*BY_CONVOLUTION, *BY_PRODUCT) or not isinstance(contraction, (Convolution, Dense)):
         return None
-    if torch.finfo(dtype_of(contraction.g.node)).eps < torch.finfo(torch.float32).eps:
-        return None
-    if norm in BY_CONVOLUTION and contraction.positions > MOST_POSITIONS:
+    if norm in BY_CONVOLUTION and contraction.positions > MOST_POSITIONS and eps(contraction.g.node) >= FLOAT32:
         count = f"{contraction.positions:,} positions"
         return f"the norm by {norm} adds up {count} in float32, so that the sum must be of the same gradients"
-    if not is_rounded(contraction, norm):
+    if not (convolution_unit if norm in BY_CONVOLUTION else product_unit)(contraction):
         return None
     return f"the norm by {norm} is of operands that torch's settings may round, so that the sum must be of the same gradients"
-
-
-def is_rounded(contraction: Convolution | Dense, norm: str) -> bool:
-    """Whether torch may round an operand that is not exact in the narrower type."""
-    operands = (contraction.x, contraction.g) if isinstance(contraction, Convolution) else (contraction.a, contraction.g)
-    unit = convolution_rounding(device_of(contraction.g.node)) if norm in BY_CONVOLUTION else operand_rounding()
-    return any(torch.finfo(dtype_of(operand.node)).eps / 2 < unit for operand in operands)
-
-
-def device_of(node: fx.Node) -> torch.device:
-    """Where a value is."""
-    return value(node).device

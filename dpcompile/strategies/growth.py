@@ -64,7 +64,9 @@ def occurrences(node: fx.Node) -> list[fx.Node]:
 def enlarged(node: fx.Node, operand: fx.Node) -> float:
     """`enlargement` where it is known, of an operand that may be spread over the others."""
     copies = elements(node) / max(elements(operand), 1) if node.target in SPREADING else 1.0
-    return (enlargement(node) or 0.0) * math.sqrt(max(copies, 1.0))
+    known = enlargement(node)
+    assert known is not None, "enlargements() has seen every node of the tail"
+    return known * math.sqrt(max(copies, 1.0))
 
 
 def enlargement(node: fx.Node) -> float | None:
@@ -97,4 +99,4 @@ def elements(node: fx.Node) -> int:
 def is_double(site: Site) -> bool:
     """Whether everything from the contractions to the gradient is in float64."""
     fakes = [node.meta["val"] for node in (*(term.contraction.node for term in site.terms), *site.tail, site.gradient)]
-    return all(fake.dtype == torch.float64 for fake in fakes if isinstance(fake, Tensor))
+    return all(fake.dtype in (torch.float64, torch.complex128) for fake in fakes if isinstance(fake, Tensor))

@@ -13,7 +13,7 @@ from dpcompile.ir.cost import BYTES, D_IN, D_OUT, B, Cost, Work
 from dpcompile.ir.graph import value
 from dpcompile.ir.site import Dense, Site
 from dpcompile.kernels import kept_part, masked
-from dpcompile.strategies.emitter import Emitter
+from dpcompile.strategies.emitter import Emitter, dtype_of
 from dpcompile.strategies.strategy import NormStrategy, SquaredNorm
 
 aten = torch.ops.aten
@@ -75,7 +75,7 @@ def emit(site: Site, emitter: Emitter) -> SquaredNorm:
     entries, flipped = found
     entries = emitter.call(aten.t.default, entries) if flipped else entries
     pair = emitter.call(masked.sqnorm_masked, emitter.flat(contraction.a), emitter.flat(contraction.g), entries)
-    gamma = masked.masked_gamma(contraction.d, contraction.p)
+    gamma = masked.masked_gamma(contraction.d, contraction.p, dtype_of(contraction.g.node))
     return SquaredNorm(emitter.item(pair, 0), ((emitter.item(pair, 1), gamma),))
 
 

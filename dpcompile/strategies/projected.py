@@ -21,6 +21,7 @@ from dpcompile.ir.site import Convolution, Dense, Operand, Site
 from dpcompile.kernels import convolution, dense, projection, row_products
 from dpcompile.strategies import gram
 from dpcompile.strategies.emitter import Emitter, dtype_of
+from dpcompile.strategies.growth import is_double
 from dpcompile.strategies.strategy import NormStrategy, SquaredNorm
 
 aten = torch.ops.aten
@@ -70,6 +71,8 @@ def declines(site: Site) -> str | None:
     if isinstance(site.projection, str):
         return f"no closed form for what comes after the sum over the batch: {site.projection or 'it is unknown'}"
     contraction = site.terms[0].contraction
+    if value(contraction.node).dtype == torch.float64 and not is_double(site):
+        return "the gradient is in float64, and is changed and added up in float32"
     folded = isinstance(contraction, Convolution) and (contraction.x.folded != 1 or contraction.g.folded != 1)
     return "several images per example are folded into the convolution's batch" if folded else None
 

@@ -16,9 +16,10 @@ from torch import Tensor, fx, nn
 from zoo import ZOO
 from zoo_case import squares
 
-from dpcompile import torch_private
+from dpcompile import dpcompile, torch_private
 from dpcompile.analysis.aliases import HIDDEN_VIEWS, Aliases
 from dpcompile.batch import flatten_batch
+from dpcompile.kernels import reach
 
 CASES = [case for case in ZOO if not case.slow]
 
@@ -42,6 +43,17 @@ def tensors_in(result: Any) -> Iterator[Tensor]:
     """The tensors with memory in a result; a tuple's parts are looked at one by one behind its getitems."""
     if isinstance(result, Tensor) and result.numel() > 0:
         yield result
+
+
+@pytest.mark.parametrize("norm", ["fused", "materialize"])
+def test_an_interval_shares_no_memory_with_what_it_reads(norm: str) -> None:
+    private = dpcompile(
+        nn.Linear(5, 3), loss=squares, strategy={"weight": (norm, "bookkeep")}, example_batch=(torch.randn(2, 7, 5),)
+    )
+    joint = private.ready().joint
+    aliases = Aliases(joint)
+    found = [node for node in joint.graph.nodes if node.target is reach.reach_products]
+    assert found and all(aliases.class_of(node) != aliases.class_of(own) for node in found for own in node.all_input_nodes)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

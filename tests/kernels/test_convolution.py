@@ -39,6 +39,8 @@ CASES = {
     "padded by more than half a kernel, grouped": (geometry(padding=3, stride=2, groups=2), 4, 6, 7),
     "padded by more than half a kernel, 1d": (geometry(dims=1, padding=5, dilation=2), 2, 5, 7),
     "padded by more than half a kernel, 3d": (geometry(dims=3, padding=2), 2, 3, 4),
+    "padded unequally": (geometry()._replace(padding=(3, 1)), 2, 5, 7),
+    "padded points": (geometry(kernel=1, padding=1), 2, 5, 7),
     "strided": (geometry(stride=2, padding=1), 2, 5, 11),
     "strided with a remainder": (geometry(stride=3), 2, 3, 11),
     "dilated": (geometry(dilation=2, padding=2), 2, 5, 11),

@@ -3,7 +3,9 @@ behind a large one."""
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +18,8 @@ from dpcompile import StrategyError, dpcompile
 from dpcompile.cost.hardware import HARDWARE
 from dpcompile.kernels import dense
 from dpcompile.kernels.clipping import SLACK
+from dpcompile.kernels.embedding import contract_rows
+from dpcompile.kernels.masked import masked_gamma
 from dpcompile.plan.select import options_of
 
 
@@ -163,6 +167,53 @@ def test_a_second_backward_without_a_right_norm_is_refused_and_never_planned() -
     free(x)
     tight = dpcompile(model, loss=squares, memory_budget=0.85 * free.report().forecast.peak_bytes)
     assert torch.allclose(tight(x).norms, free(x).norms, rtol=1e-2)
+
+
+@pytest.fixture
+def rounded_convolutions() -> Iterator[None]:
+    """torch may round the operands of float32 convolutions to bfloat16."""
+    settings: Any = operator.attrgetter("mkldnn.conv")(torch.backends)
+    before, settings.fp32_precision = settings.fp32_precision, "bf16"
+    yield
+    settings.fp32_precision = before
+
+
+@pytest.mark.usefixtures("rounded_convolutions")
+@pytest.mark.parametrize("norm", ["gram", "materialize", "fused"])
+@pytest.mark.parametrize("again", [False, True], ids=["bookkeep", "two-pass"])
+def test_the_interval_tells_how_far_the_sum_of_a_convolution_may_be_rounded(norm: str, again: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Conv2d(2, 3, 3, bias=False)
+    x, slope = torch.randn(4, 2, 8, 9), torch.ones(4)
+    way = {"strategy": {"weight": norm}, "schedule": "two-pass"} if again else {"strategy": {"weight": (norm, "bookkeep")}}
+    step = dpcompile(model, loss=total, max_grad_norm=CLIP, **way)(x, slope)
+    lengths = nn.functional.unfold(x.double(), 3).norm(dim=1).sum(1) * 3**0.5  # of a window and of three ones
+    right = expect(model, total, (x, slope), max_grad_norm=CLIP)
+    assert (step.clip_factors * (right.norms + 2 * 2.0**-8 * lengths) <= CLIP * (1 + SLACK + 1e-6)).all()
+    alike = dpcompile(model, loss=total, max_grad_norm=CLIP, strategy={"weight": ("materialize", "reuse")})(x, slope)
+    assert (alike.clip_factors * right.norms >= CLIP * (1 - 1e-4)).all()
+
+
+def test_settings_of_convolutions_are_watched(request: pytest.FixtureRequest) -> None:
+    private = dpcompile(nn.Conv2d(2, 3, 3, bias=False), loss=total, strategy={"weight": ("single", "bookkeep")})
+    x, slope = torch.randn(4, 2, 8, 9), torch.ones(4)
+    private(x, slope)
+    request.getfixturevalue("rounded_convolutions")
+    with pytest.raises(StrategyError, match="may round"):
+        private(x, slope)
+
+
+@pytest.mark.usefixtures("rounded_products")
+def test_products_of_squares_know_of_rounded_operands_of_the_sum() -> None:
+    assert masked_gamma(3, 5, torch.float32) > 4 * 2.0**-8 > 1e-12 > masked_gamma(3, 5, torch.float64)
+
+
+@pytest.mark.parametrize("positions", [128, 129, 131071])
+def test_sums_over_many_rows_of_a_table_are_not_too_long(positions: int) -> None:
+    entry = 1 + 2.0**-8 + 2.0**-20  # additions round up more often than down
+    found = contract_rows(torch.zeros(1, positions, dtype=torch.long), torch.full((1, positions, 2), entry), torch.ones(1), 3)
+    assert float(found[0, 0]) == pytest.approx(positions * entry, rel=4e-6 if positions == 128 else 1e-7)
+    assert not found[1:].any()
 
 
 @pytest.mark.parametrize("positions", [128, 129, 5000])
