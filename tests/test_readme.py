@@ -29,7 +29,7 @@ from dpcompile.cost.hardware import HARDWARE
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 RESULTS = ROOT / "benchmarks" / "results" / "intel-r-xeon-r-processor-2-cores.json"
-PEAKS = ROOT / "benchmarks" / "results" / "intel-r-xeon-r-processor-2-cores-peaks.md"
+PEAKS = ROOT / "benchmarks" / "results" / "amd-epyc-2-cores-peaks.md"
 COST = ROOT / "benchmarks" / "results" / "intel-r-xeon-r-processor-2-cores-cost.md"
 EXPERIMENTS = sorted(
     p for name in ("rochette", "lee-kifer", "beltran") for p in (ROOT / "benchmarks/results").glob(f"{name}-*.json")

@@ -36,6 +36,8 @@ UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "KI": 2**10, "MI": 2**2
 LARGEST = 2**50
 CLEARLY = 0.92
 """Chunks must be predicted to take at most this share of the whole batch's time: predictions are that uncertain."""
+ALIKE = 1.03
+"""Of chunks whose predicted times are within this factor of the best the one that needs the least memory is taken."""
 LARGER = 16
 """So many times as many examples as the first batch has may come later."""
 PER_THREAD = 8
@@ -90,10 +92,13 @@ class Outlook:
 
         if budget is not None:
             return within(pick, peak, spent, self.ways(batch_size), budget)
-        size = min(self.microbatch or batch_size, batch_size)
-        ordinary = memory(self.source.joint, size).peak
-        whole = preferred(pick, peak, spent, self.microbatch, ordinary, self.asked, row.memory)
-        return self.in_cache(whole, batch_size, row) if self.may_chunk(row) and whole.cut is None else whole
+        ordinary = memory(self.source.joint, min(self.microbatch or batch_size, batch_size)).peak
+
+        def lean(chunk: int | None) -> Plan:
+            return preferred(pick, peak, spent, chunk, ordinary, self.asked, row.memory)
+
+        whole = lean(self.microbatch)
+        return self.in_cache(whole, lean, batch_size, row) if self.may_chunk(row) and whole.cut is None else whole
 
     def may_chunk(self, row: Hardware) -> bool:
         """Whether chunks may be chosen for their speed: eager steps on a CPU without random draws, where the user leaves it open.
@@ -104,21 +109,24 @@ class Outlook:
         is_cpu = row.cache > 0 and math.isfinite(row.fresh_bandwidth)
         return is_open and is_cpu and self.eager and not has_draws(self.source.joint.graph.nodes)
 
-    def in_cache(self, whole: Plan, batch_size: int, row: Hardware) -> Plan:
-        """The plan in chunks whose values stay in the cache, where that is predicted to be clearly faster.
+    def in_cache(self, whole: Plan, of_size: Callable[[int], Plan], batch_size: int, row: Hardware) -> Plan:
+        """The plan in chunks whose values stay in the cache, where that is predicted to be clearly faster; of_size: a plan in
+        chunks of a size, with the preference for the whole step's memory.
 
-        Chunks are halved until two sizes in a row are no better than the best before them. The plan serves other batch sizes
-        too: it must be faster for a much larger batch as well, so that a small first one settles nothing.
+        Chunks are halved until two sizes in a row are no better than the best before them; of those whose predictions are alike
+        the leanest is taken. The plan serves other batch sizes too: it must be faster for a much larger batch as well, so that
+        a small first one settles nothing.
         """
-        best, limit, worse = whole, self.seconds(whole, row, batch_size), 0
+        tried, worse = [(self.seconds(whole, row, batch_size), whole)], 0
         for size in islice(halved(batch_size), 1, None):
-            if size < least_chunk():
+            if size < least_chunk() or worse == 2:
                 break
-            plan = self.chosen(batch_size, row, size, math.inf, None)
-            spent = self.seconds(plan, row, batch_size)
-            best, limit, worse = (plan, spent, 0) if spent < limit else (best, limit, worse + 1)
-            if worse == 2:
-                break
+            plan = of_size(size)
+            spent, fastest = self.seconds(plan, row, batch_size), min(seconds for seconds, _ in tried)
+            worse = 0 if spent < fastest else worse + 1
+            tried.append((spent, plan))
+        limit = ALIKE * min(seconds for seconds, _ in tried)
+        best = min((plan for seconds, plan in tried if seconds <= limit), key=lambda plan: self.peak_bytes(plan, batch_size))
         is_faster = all(
             self.seconds(best, row, n) <= CLEARLY * self.seconds(whole, row, n) for n in (batch_size, LARGER * batch_size)
         )

@@ -14,10 +14,15 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from dpcompile.kernels.gram import operand_rounding
+
 CHUNK: Final = 2048
 """Elements that are summed in float32. With at least 8 accumulators (AVX2) a norm is low by at most
 CHUNK / 8 * 2^-24 / 2 = 8e-6; 1024 elements are up to 25 % slower and 16384 no faster.
 """
+
+COLUMNS: Final = 16384
+"""Entries of gradients that are scaled at a time where no product does it."""
 
 TRACEABLE: Final[dict[Callable[..., object], Callable[..., object]]] = {}
 """Every function of this module is its own traceable form."""
@@ -60,10 +65,15 @@ def lengths(x: Tensor) -> Tensor:
 
 
 def weighted_sum(x: Tensor, factor: Tensor) -> Tensor:
-    """Sum over examples of factor[B] * x: f[B, ...], as one matrix-vector product: f[...], float32 or
-    wider."""
+    """Sum over examples of factor[B] * x: f[B, ...], as one matrix-vector product: f[...], float32 or wider.
+
+    Where torch may round operands of products, entry by entry, some columns at a time: nobody else measures these gradients.
+    """
     x = widen(x)
-    return (factor.to(x.dtype) @ _rows(x)).view(x.shape[1:])
+    rows, factor = _rows(x), factor.to(x.dtype)
+    if operand_rounding() > 0 and x.dtype == torch.float32:
+        return torch.cat([(piece * factor.unsqueeze(1)).sum(0) for piece in rows.split(COLUMNS, 1)]).view(x.shape[1:])
+    return (factor @ rows).view(x.shape[1:])
 
 
 def gather(parts: list[Tensor]) -> Tensor:

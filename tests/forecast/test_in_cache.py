@@ -12,8 +12,10 @@ from torch import nn
 from zoo_case import squares
 
 from dpcompile import HARDWARE, dpcompile
+from dpcompile.forecast import fitting
 from dpcompile.forecast.forecast import Outlook
 from dpcompile.plan.plan import Plan
+from dpcompile.predict.memory import memory
 
 SMALL_CACHE = replace(HARDWARE["cpu"], cache=1e5, cache_bandwidth=1e12, bandwidth=1e9, fresh_bandwidth=1e9, launch=1e-7)
 """A machine on which memory is a thousand times slower than the cache, and operations start for nothing."""
@@ -66,7 +68,10 @@ def test_a_small_first_batch_does_not_settle_chunks_for_a_large_one(
 ) -> None:
     private = dpcompile(network(), squares, hardware=SMALL_CACHE)
     private(torch.randn(6, 4).double())
-    whole = private.ready().outlook.chosen(6, SMALL_CACHE, None, float("inf"), None)
+    outlook = private.ready().outlook
+
+    def of_size(chunk: int | None) -> Plan:
+        return outlook.chosen(6, SMALL_CACHE, chunk, float("inf"), None)
 
     def seconds(self: Outlook, plan: Plan, row: Any, size: int) -> float:
         """Chunks of three take half of the time for six examples, and this share for many."""
@@ -74,7 +79,35 @@ def test_a_small_first_batch_does_not_settle_chunks_for_a_large_one(
         return size * shares.get(plan.microbatch, 3.0)
 
     monkeypatch.setattr(Outlook, "seconds", seconds)
-    assert private.ready().outlook.in_cache(whole, 6, SMALL_CACHE).microbatch == chunk
+    assert outlook.in_cache(of_size(None), of_size, 6, SMALL_CACHE).microbatch == chunk
+
+
+SLOWER_CACHE = replace(SMALL_CACHE, bandwidth=1e10, cache_bandwidth=1e11)
+
+
+def planned(positions: int, width: int, cache: float) -> tuple[Outlook, Plan, Plan, float]:
+    """What predicts a network's step, its plan, the fastest one in chunks as large, and the memory of the ordinary step."""
+    layers = [nn.Linear(16, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh()]
+    row = replace(SLOWER_CACHE, cache=cache)
+    private = dpcompile(nn.Sequential(*layers, nn.Linear(width, 2)), squares, hardware=row)
+    private(torch.randn(BATCH, positions, 16))
+    outlook = private.ready().outlook
+    fastest = outlook.chosen(BATCH, row, private.plan.microbatch, float("inf"), None)
+    return outlook, private.plan, fastest, memory(outlook.source.joint, BATCH).peak
+
+
+def test_chunks_for_speed_keep_to_the_preference_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitting, "ROOM", 0.0)
+    outlook, plan, fastest, ordinary = planned(16, 64, 4e6)
+    assert plan.is_chunked and outlook.peak_bytes(plan, BATCH) <= 1.3 * ordinary < outlook.peak_bytes(fastest, BATCH)
+
+
+def test_of_chunks_that_are_predicted_alike_the_leanest_is_taken() -> None:
+    outlook, plan, _, _ = planned(16, 128, 4e6)
+    larger = outlook.chosen(BATCH, outlook.hardware, 2 * (plan.microbatch or 0), float("inf"), None)
+    before, after = (outlook.seconds(p, outlook.hardware, BATCH) for p in (larger, plan))
+    assert before < after < 1.03 * before
+    assert outlook.peak_bytes(plan, BATCH) < 0.7 * outlook.peak_bytes(larger, BATCH)
 
 
 @pytest.mark.parametrize(("threads", "least"), [(1, 1), (2, 16), (4, 32), (8, BATCH + 1)])

@@ -20,6 +20,7 @@ from dpcompile.kernels import dense
 from dpcompile.kernels.clipping import SLACK
 from dpcompile.kernels.embedding import contract_rows
 from dpcompile.kernels.masked import masked_gamma
+from dpcompile.kernels.reduction import COLUMNS, weighted_sum
 from dpcompile.plan.select import options_of
 
 
@@ -206,6 +207,19 @@ def test_settings_of_convolutions_are_watched(request: pytest.FixtureRequest) ->
 @pytest.mark.usefixtures("rounded_products")
 def test_products_of_squares_know_of_rounded_operands_of_the_sum() -> None:
     assert masked_gamma(3, 5, torch.float32) > 4 * 2.0**-8 > 1e-12 > masked_gamma(3, 5, torch.float64)
+
+
+@pytest.mark.usefixtures("rounded_products")
+@pytest.mark.parametrize("shape", [(3, 5, 7), (3, 0), (0, 4), (3, COLUMNS + 1), (3,)])
+def test_what_was_measured_is_scaled_without_products_that_round(shape: tuple[int, ...]) -> None:
+    gradients, factor = torch.randn(shape), torch.rand(shape[0])
+    with torch.profiler.profile() as profile:
+        found = weighted_sum(gradients, factor)
+    assert not {"aten::mv", "aten::mm", "aten::matmul", "aten::addmv", "aten::bmm"} & {
+        event.key for event in profile.key_averages()
+    }
+    right = (gradients.double() * factor.double().view(-1, *[1] * (len(shape) - 1))).sum(0)
+    torch.testing.assert_close(found.double(), right, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("positions", [128, 129, 131071])
