@@ -21,7 +21,8 @@ TRACEABLE: Final[dict[Callable[..., object], Callable[..., object]]] = {}
 
 def reach_products(a: Tensor, g: Tensor) -> Tensor:
     """(sum over positions of |a_t| |g_t|)^2 for a: f[B, ..., T, d] and g: f[B, ..., T, p]; strided operands are not copied."""
-    lengths = torch.linalg.vector_norm(widen(a), dim=-1) * torch.linalg.vector_norm(widen(g), dim=-1)
+    last = a.dim() - 1  # torch 2.11's stand-in for -1 keeps a dimension of one
+    lengths = torch.linalg.vector_norm(widen(a), dim=last) * torch.linalg.vector_norm(widen(g), dim=last)
     return lengths.flatten(1).sum(1, dtype=torch.float64).square()
 
 
