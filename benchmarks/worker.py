@@ -22,6 +22,7 @@ import torch._dynamo.config as dynamo_config
 import torch._inductor.config as inductor_config
 
 from benchmarks.cases import AGAIN, CASES, Case
+from benchmarks.contest import prolonged
 from benchmarks.measure import LONG_SECONDS, Step, interleaved, peak_bytes, seconds_of, summary
 from benchmarks.methods import ALL_METHODS
 from benchmarks.protocol import as_published, products_in
@@ -33,7 +34,8 @@ TURNS = 3
 
 @dataclass(frozen=True)
 class Options:
-    """What the parent asks for. memory_of: measure this method's peak memory and nothing else."""
+    """What the parent asks for. memory_of: measure this method's peak memory and nothing else. contest_seconds: for how much
+    longer the fastest private methods run beside each other."""
 
     output: str
     methods: tuple[str, ...]
@@ -42,6 +44,7 @@ class Options:
     device: str
     limit_seconds: int
     memory_of: str | None = None
+    contest_seconds: float = 0.0
 
 
 def main() -> None:
@@ -76,8 +79,11 @@ def measure_time(case: Case, options: Options) -> dict[str, Any]:
             say(f"  {name}: n/a, {results[name]['failure']}")
     again = {name + AGAIN: steps[name] for name in steps if not ALL_METHODS[name].is_private}
     failed: dict[str, Exception] = {}
-    for name, samples in interleaved(steps | again, options.rounds, options.device, failed).items():
-        results.setdefault(name, {"threads": (steps | again)[name][1]}).update(summary(samples))
+    samples = interleaved(steps | again, options.rounds, options.device, failed)
+    private = [name for name in steps if ALL_METHODS[name].is_private]
+    samples = prolonged(samples, steps, private, options.contest_seconds, options.device, failed)
+    for name, found in samples.items():
+        results.setdefault(name, {"threads": (steps | again)[name][1]}).update(summary(found), samples=len(found))
     for name, why in failed.items():
         results.setdefault(name, {})["failure"] = text_of(why)
     return {"methods": results, "share_clipped": reference.share_clipped}

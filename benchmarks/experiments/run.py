@@ -23,6 +23,7 @@ import typer
 from rich.console import Console
 
 from benchmarks.cases import Case
+from benchmarks.contest import CLOSE
 from benchmarks.experiments.experiment import Experiment
 from benchmarks.experiments.quiet import QUIET, quietest_of, unrest
 from benchmarks.experiments.table import judged, markdown
@@ -35,6 +36,8 @@ from dpcompile.measure.cache import VARIABLE, load
 from dpcompile.measure.show import run_calibration
 
 CALIBRATION_SECONDS = 180.0
+CONTEST_SECONDS = 15.0
+"""For how much longer the fastest methods of a point are timed beside each other."""
 ATTEMPTS = 3
 """How often a point is measured until the machine was quiet."""
 
@@ -50,6 +53,7 @@ def run(experiment: Experiment, size: str, rounds: int, only: str, memory: bool,
         "size": size,
         "machine": machine,
         "rounds": rounds,
+        "contest": {"within": CLOSE, "seconds": CONTEST_SECONDS},
         "methods": list(experiment.methods),
     }
     cases = {name: case for name, case in experiment.points(size).items() if only in name}
@@ -60,7 +64,7 @@ def run(experiment: Experiment, size: str, rounds: int, only: str, memory: bool,
     console = Console()
     threads = (1,) if device == "cuda" or CORES == 1 else (1, CORES)
     calibrated(threads, device)
-    options = Options("", experiment.methods, rounds, threads, device, limit_seconds)
+    options = Options("", experiment.methods, rounds, threads, device, limit_seconds, contest_seconds=CONTEST_SECONDS)
     for name, case in cases.items():
         known_point = document["points"].get(name)
         if is_complete(known_point, memory and not case.as_published, limit_seconds):

@@ -70,7 +70,7 @@ def markdown(experiment: Experiment, document: dict[str, Any]) -> str:
     lines = [
         f"## {experiment.paper}, {document['size']} size", "",
         f"{where}, torch {machine['versions']['torch']}; medians of {document['rounds']} interleaved rounds in ms; every "
-        "method at its better thread count, checked against a float64 loop before it is timed.", "",
+        "method at its better thread count, checked against a float64 loop before it is timed.", *contest(document), "",
         "| point | " + " | ".join(methods) + " | auto / fastest |", "|---" * (len(methods) + 2) + "|",
     ]  # fmt: skip
     lines += [point_row(name, row, methods) for name, row in medians(document).items()]
@@ -83,6 +83,14 @@ def markdown(experiment: Experiment, document: dict[str, Any]) -> str:
         if extra.name in document["extras"]:
             lines += ["", *extra.lines(document["extras"][extra.name])]
     return "\n".join(lines) + "\n"
+
+
+def contest(document: dict[str, Any]) -> list[str]:
+    """How the fastest methods were told apart."""
+    if "contest" not in document:
+        return []
+    within, seconds = document["contest"]["within"], document["contest"]["seconds"]
+    return [f"Methods within {within} times the fastest of a point ran on beside each other, for about {seconds:.0f} s more."]
 
 
 def point_row(name: str, row: Medians, methods: list[str]) -> str:
