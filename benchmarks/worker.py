@@ -30,6 +30,8 @@ from benchmarks.reference import Reference, largest_error, make_reference
 
 TURNS = 3
 """Interleaved rounds that decide between numbers of threads."""
+THREADS_SECONDS = 1.5
+"""For how much longer they run on if they take alike."""
 
 
 @dataclass(frozen=True)
@@ -117,10 +119,10 @@ def prepare(case: Case, name: str, reference: Reference, options: Options, resul
 
 
 def fastest(tried: dict[str, tuple[Step, int]], device: str) -> str:
-    """The key with the smallest median; steps of a millisecond take turns often enough that no single turn decides."""
+    """The key with the smallest median; numbers of threads that take alike run on until no single turn decides."""
     if len(tried) == 1:
         return next(iter(tried))
-    samples = interleaved(tried, TURNS, device)
+    samples = prolonged(interleaved(tried, TURNS, device), tried, tried, THREADS_SECONDS, device, {})
     return min(samples, key=lambda key: statistics.median(samples[key]))
 
 
