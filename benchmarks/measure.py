@@ -56,8 +56,9 @@ def synchronize(device: str) -> None:
 
 
 def interleaved(steps: Mapping[str, tuple[Step, int]], rounds: int, device: str,
-                failed: dict[str, Exception] | None = None) -> dict[str, list[float]]:  # fmt: skip
-    """Seconds of every step in every round; steps: {name: (step, threads)}.
+                failed: dict[str, Exception] | None = None, first: int = 0) -> dict[str, list[float]]:  # fmt: skip
+    """Seconds of every step in every round; steps: {name: (step, threads)}. first: the number of the first round, which settles
+    the orders.
 
     Into `failed`, where it is given, goes what a step raises beside the others (less memory is left than for it alone); it is not
     called again and has no seconds.
@@ -65,7 +66,7 @@ def interleaved(steps: Mapping[str, tuple[Step, int]], rounds: int, device: str,
     samples: dict[str, list[float]] = {name: [] for name in steps}
     before = torch.get_num_threads()
     for number in range(rounds):
-        for name in random.Random(number).sample(list(steps), len(steps)):
+        for name in random.Random(first + number).sample(list(steps), len(steps)):
             if name in (failed or ()) or (number >= FEW_ROUNDS and min(samples[name]) > FEW_ABOVE_SECONDS):
                 continue
             try:

@@ -81,11 +81,10 @@ def measure_time(case: Case, options: Options) -> dict[str, Any]:
             say(f"  {name}: n/a, {results[name]['failure']}")
     again = {name + AGAIN: steps[name] for name in steps if not ALL_METHODS[name].is_private}
     failed: dict[str, Exception] = {}
-    samples = interleaved(steps | again, options.rounds, options.device, failed)
-    private = [name for name in steps if ALL_METHODS[name].is_private]
-    samples = prolonged(samples, steps, private, options.contest_seconds, options.device, failed)
-    for name, found in samples.items():
-        results.setdefault(name, {"threads": (steps | again)[name][1]}).update(summary(found), samples=len(found))
+    private, steps = [name for name in steps if ALL_METHODS[name].is_private], steps | again
+    samples = interleaved(steps, options.rounds, options.device, failed)
+    for name, found in prolonged(samples, steps, private, options.contest_seconds, options.device).items():
+        results.setdefault(name, {"threads": steps[name][1]}).update(summary(found), samples=len(found))
     for name, why in failed.items():
         results.setdefault(name, {})["failure"] = text_of(why)
     return {"methods": results, "share_clipped": reference.share_clipped}
@@ -122,7 +121,7 @@ def fastest(tried: dict[str, tuple[Step, int]], device: str) -> str:
     """The key with the smallest median; numbers of threads that take alike run on until no single turn decides."""
     if len(tried) == 1:
         return next(iter(tried))
-    samples = prolonged(interleaved(tried, TURNS, device), tried, tried, THREADS_SECONDS, device, {})
+    samples = prolonged(interleaved(tried, TURNS, device), tried, tried, THREADS_SECONDS, device)
     return min(samples, key=lambda key: statistics.median(samples[key]))
 
 

@@ -90,7 +90,10 @@ def contest(document: dict[str, Any]) -> list[str]:
     if "contest" not in document:
         return []
     within, seconds = document["contest"]["within"], document["contest"]["seconds"]
-    return [f"Methods within {within} times the fastest of a point ran on beside each other, for about {seconds:.0f} s more."]
+    return [
+        f"Methods within {within} times the fastest of a point ran on beside each other and beside the ordinary step, for up to "
+        f"about {seconds:.0f} s more."
+    ]
 
 
 def point_row(name: str, row: Medians, methods: list[str]) -> str:

@@ -4,23 +4,33 @@ A gradient of the losses flows backward through every node that depends on the l
 A node n of these is a cut if all gradients that are computed behind it depend on them through n alone: the residual stream
 between two blocks, for example, but not a node inside of a block that a residual connection passes by. Scaling n by the
 clip factors and running what is behind it once more then gives the clipped sums of the parameters there (Lee and Kifer
-2021, section 5, beyond the cut), if every operation behind it is linear in the gradients (`analysis.linear`).
+2021, section 5, beyond the cut), if every operation behind it is linear in the gradients (`analysis.linear`) and rounds them no
+more than float32 does: the gradients of the second pass are rounded anew, and what they differ by no interval tells.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import operator
+from collections.abc import Iterable, Mapping, Sequence, Set
+from typing import Final
 
 import torch
 from torch import fx
 
-from dpcompile.analysis.linear import is_linear
+from dpcompile import torch_private
+from dpcompile.analysis.linear import ADDED_PRODUCTS, is_linear
+from dpcompile.analysis.linear import PRODUCTS as LINEAR_PRODUCTS
 from dpcompile.ir.axis import Batched
 from dpcompile.ir.graph import JointGraph, value
 from dpcompile.ir.randomness import draws
 from dpcompile.ir.site import Cut, Operand, Site
+from dpcompile.kernels.gram import convolution_rounding, operand_rounding
 from dpcompile.provenance import COTANGENT
 from dpcompile.rules.rule import Result
+
+PRODUCTS: Final = (LINEAR_PRODUCTS - {"mul"}) | ADDED_PRODUCTS
+OF_PRODUCTS: Final = ("convolution_backward", "linear_backward", "attention", "lstm", "gru", "rnn", "cdist", "matrix_exp")
+"""Parts of the names of other operations that are made of products."""
 
 
 def find_cuts(joint: JointGraph, states: Mapping[fx.Node, Result], sites: Sequence[Site]) -> tuple[Cut, ...]:
@@ -34,7 +44,8 @@ def find_cuts(joint: JointGraph, states: Mapping[fx.Node, Result], sites: Sequen
         site for site in sites if all(term.contraction.node in place for term in site.terms)
     ]  # others get what is no gradient
     first = {site.parameter: min(place[term.contraction.node] for term in site.terms) for site in reached}
-    barred = max((place[node] for node in order if not can_run_again(node) or not is_linear(node, flowing)), default=-1)
+    further = needed - contractions  # of what these round themselves, in the sum, intervals tell
+    barred = max((place[node] for node in order if not can_run_again(node, further) or not is_linear(node, flowing)), default=-1)
     found: dict[tuple[str, ...], Cut] = {}  # the last place for equal parameters
     for index, node in narrow_places(order, contractions):
         names = tuple(name for name, start in first.items() if start > index)
@@ -91,9 +102,30 @@ def frontier(node: fx.Node, states: Mapping[fx.Node, Result]) -> Operand | None:
     return Operand(node, state.dim, state.outer, state.inner) if value(node).dtype.is_floating_point else None
 
 
-def can_run_again(node: fx.Node) -> bool:
-    """No random draw, which would come out differently, and no half type, in which sums would be rounded."""
-    return not draws(node) and not any(fake.dtype in (torch.bfloat16, torch.float16) for fake in results(node))
+def can_run_again(node: fx.Node, further: Set[fx.Node]) -> bool:
+    """No random draw, which would come out differently, no half type, in which sums would be rounded, and no product whose
+    operands torch may round on the way to `further` gradients."""
+    if draws(node) or any(fake.dtype in (torch.bfloat16, torch.float16) for fake in results(node)):
+        return False
+    return not is_rounded_product(node) or not leads_to_gradients(node, further)
+
+
+def is_rounded_product(node: fx.Node) -> bool:
+    """Whether torch's settings may round operands of the node to TensorFloat-32 or bfloat16."""
+    if not isinstance(node.target, torch_private.OpOverload):
+        return False
+    name = node.target._schema.name.split("::")[1]
+    is_product = name in PRODUCTS or any(part in name for part in OF_PRODUCTS)
+    if not is_product or all(fake.dtype in (torch.float64, torch.complex128) for fake in results(node)):
+        return False
+    device = next(iter(results(node))).device
+    return (convolution_rounding(device) if "convolution" in name else operand_rounding()) > 0
+
+
+def leads_to_gradients(node: fx.Node, further: Set[fx.Node]) -> bool:
+    """Whether the node's result, or one of several results, is among the further gradients."""
+    parts = [user for user in node.users if user.target is operator.getitem]
+    return any(part in further for part in parts) if parts else node in further
 
 
 def results(node: fx.Node) -> list[torch.Tensor]:

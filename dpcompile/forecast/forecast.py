@@ -114,8 +114,8 @@ class Outlook:
         chunks of a size, with the preference for the whole step's memory.
 
         Chunks are halved until two sizes in a row are no better than the best before them; of those whose predictions are alike
-        the leanest is taken. The plan serves other batch sizes too: it must be faster for a much larger batch as well, so that
-        a small first one settles nothing.
+        the leanest that is clearly faster is taken. The plan serves other batch sizes too: it must be faster for a much larger
+        batch as well, so that a small first one settles nothing.
         """
         tried, worse = [(self.seconds(whole, row, batch_size), whole)], 0
         for size in islice(halved(batch_size), 1, None):
@@ -125,12 +125,10 @@ class Outlook:
             spent, fastest = self.seconds(plan, row, batch_size), min(seconds for seconds, _ in tried)
             worse = 0 if spent < fastest else worse + 1
             tried.append((spent, plan))
-        limit = ALIKE * min(seconds for seconds, _ in tried)
-        best = min((plan for seconds, plan in tried if seconds <= limit), key=lambda plan: self.peak_bytes(plan, batch_size))
-        is_faster = all(
-            self.seconds(best, row, n) <= CLEARLY * self.seconds(whole, row, n) for n in (batch_size, LARGER * batch_size)
-        )
-        return best if is_faster else whole
+        limit, sizes = ALIKE * min(seconds for seconds, _ in tried), (batch_size, LARGER * batch_size)
+        alike = sorted((plan for seconds, plan in tried if seconds <= limit), key=lambda plan: self.peak_bytes(plan, batch_size))
+        is_clear = (all(self.seconds(plan, row, n) <= CLEARLY * self.seconds(whole, row, n) for n in sizes) for plan in alike)
+        return next((plan for plan, clear in zip(alike, is_clear, strict=True) if clear or plan is whole), whole)
 
     def chosen(self, batch_size: int, row: Hardware, chunk: int | None, limit: float, cut: Cut | None) -> Plan:
         """The best plan with what was measured, which holds for one batch size on one machine."""

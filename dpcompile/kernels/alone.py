@@ -53,13 +53,18 @@ def total_square_traceable(gradients: Sequence[Tensor], losses: Tensor) -> Tenso
 
 def square_of_all(gradients: Sequence[Tensor]) -> Tensor:
     """f64[]: the sum of squares of all elements; in float32 over at most CHUNK of them, then in float64."""
-    wide = [widen(gradient) for gradient in gradients]
+    wide = [as_real(widen(gradient)) for gradient in gradients]
     lengths = [length for gradient in wide if gradient.numel() > SMALL for length in chunk_lengths(gradient)]
     small = [gradient.reshape(-1) for gradient in wide if gradient.numel() <= SMALL]
     if small:
         lengths += lengths_of_few(torch.cat(small))
     whole: Tensor = torch.linalg.vector_norm(torch.cat(lengths), dtype=torch.float64)
     return whole.square()
+
+
+def as_real(gradient: Tensor) -> Tensor:
+    """Real and imaginary parts side by side: norms in float64 are of real numbers."""
+    return torch.view_as_real(gradient.resolve_conj()) if gradient.is_complex() else gradient
 
 
 def lengths_of_few(row: Tensor) -> list[Tensor]:

@@ -34,10 +34,12 @@ def no_squares(losses: Tensor) -> Tensor:
 
 
 def reached(squared: Tensor, uncertainty: Tensor | None, reach: Tensor) -> Tensor:
-    """f64[B]: what a squared norm n^2 may be low by where norms of parts of the gradient may be low, too, together by the root
-    of `reach`: (n + r)^2 - n^2, for the norm of a sum is at most the sum of norms."""
-    total = reach + 2 * (squared * reach).sqrt()
-    return total if uncertainty is None else total + uncertainty
+    """f64[B]: what a squared norm n^2 may be low by where it is uncertain and norms of parts of the gradient may be low, too,
+    together by the root r of `reach`: (m + r)^2 - n^2 with m^2 = n^2 + uncertainty, for the norm of a sum is at most the sum of
+    norms."""
+    if uncertainty is None:
+        return reach + 2 * (squared * reach).sqrt()
+    return uncertainty + reach + 2 * ((squared + uncertainty) * reach).sqrt()
 
 
 def norms_of(squared: Tensor, mask: Tensor, dtype: torch.dtype) -> Tensor:

@@ -23,7 +23,7 @@ from dpcompile.kernels.dense import products, workspace_examples
 from dpcompile.kernels.dense import sqnorm_gram as dense_gram
 from dpcompile.kernels.dense import sqnorm_gram_traceable as dense_gram_traceable
 from dpcompile.kernels.geometry import Geometry, roles, windows, with_half_padding
-from dpcompile.kernels.reduction import sqnorm, weighted_sum, widen
+from dpcompile.kernels.reduction import sqnorm, weighted_sum, weighted_sum_traceable, widen
 
 __all__ = [
     "TRACEABLE", "Geometry", "contract", "contract_traceable", "contract_unfolded",
@@ -208,7 +208,7 @@ def contract_unfolded_traceable(unfolded: Tensor, g: Tensor, factor: Tensor, geo
     """contract_unfolded as one product over B*T rows; groups by a weighted sum of materialised gradients."""
     g = widen(g)
     if geometry.groups > 1:
-        return weighted_sum(materialize_unfolded(unfolded, g, geometry), factor)
+        return weighted_sum_traceable(materialize_unfolded(unfolded, g, geometry), factor)
     if g.shape[1] <= unfolded.shape[1]:
         g = g * _weights(factor, g)
     else:
@@ -259,7 +259,7 @@ def contract_traceable(x: Tensor, g: Tensor, factor: Tensor, geometry: Geometry)
     norm reads any other memory wrongly.
     """
     if geometry.groups > 1 and x.shape[1] == g.shape[1] == geometry.groups:
-        return weighted_sum(materialize_grouped_traceable(x, g, geometry), factor)
+        return weighted_sum_traceable(materialize_grouped_traceable(x, g, geometry), factor)
     x, g = widen(x), widen(g)
     if g.shape[1:].numel() <= x.shape[1:].numel():
         g = g * _weights(factor, g)

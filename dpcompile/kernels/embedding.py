@@ -35,7 +35,7 @@ def sqnorm_rows(ids: Tensor, g: Tensor, padding_idx: int = -1) -> Tensor:
     batch, positions, width = g.shape
     rows, segment, target = _segments(ids)
     kept = torch.zeros_like(rows, dtype=torch.bool).scatter(1, segment, rows.gather(1, segment) != padding_idx)
-    sums = _added_rows(g.new_zeros(batch * positions, width), target, g)
+    sums = _added_rows(batch * positions, target, g)
     return _sum_of_kept(sums.view(batch, positions, width), kept)
 
 
@@ -50,12 +50,12 @@ def _segments(ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return rows, segment, torch.zeros_like(segment).scatter(1, order, segment) + own
 
 
-def _added_rows(zeros: Tensor, target: Tensor, g: Tensor) -> Tensor:
-    """Rows of g: f[B, T, d] added to rows target: int[B, T] of zeros; in float64 where many might be added to one, in pieces so
-    that g is not copied as a whole: 6,000 equal rows, one after another in float32, came out low by 5e-5."""
+def _added_rows(count: int, target: Tensor, g: Tensor) -> Tensor:
+    """Rows of g: f[B, T, d] added to rows target: int[B, T] of `count` zeros; in float64 where many might be added to one, in
+    pieces so that g is not copied as a whole: 6,000 equal rows, one after another in float32, came out low by 5e-5."""
     if g.shape[1] <= MOST_ROWS:
-        return zeros.index_add_(0, target.flatten(), g.flatten(0, 1))
-    wide = zeros.double()
+        return g.new_zeros(count, g.shape[2]).index_add_(0, target.flatten(), g.flatten(0, 1))
+    wide = g.new_zeros(count, g.shape[2], dtype=torch.float64)
     for places, rows in zip(target.split(MOST_ROWS, 1), g.split(MOST_ROWS, 1), strict=True):
         wide.index_add_(0, places.flatten(), rows.flatten(0, 1).double())
     return wide
@@ -84,7 +84,7 @@ def materialize_rows(ids: Tensor, g: Tensor, V: int, padding_idx: int = -1) -> T
     batch, width = g.shape[0], g.shape[2]
     if g.shape[1] > MOST_ROWS:
         ids, _, places = _segments(ids)
-        g = _added_rows(torch.zeros_like(g).flatten(0, 1), places, g).to(g.dtype).view_as(g)
+        g = _added_rows(batch * g.shape[1], places, g).to(g.dtype).view_as(g)
     target = ids + torch.arange(batch, device=ids.device).unsqueeze(1) * V
     table = g.new_zeros(batch * V, width).index_add_(0, target.flatten(), g.flatten(0, 1))
     return table.view(batch, V, width)
@@ -95,7 +95,7 @@ def contract_rows(ids: Tensor, g: Tensor, factor: Tensor, V: int, padding_idx: i
     [B, T, V]."""
     g = widen(g)
     scaled = _without_padding(ids, g * factor.to(g.dtype)[:, None, None], padding_idx)
-    return _added_rows(g.new_zeros(V, g.shape[2]), ids, scaled).to(g.dtype)
+    return _added_rows(V, ids, scaled).to(g.dtype)
 
 
 def _without_padding(ids: Tensor, g: Tensor, padding_idx: int) -> Tensor:

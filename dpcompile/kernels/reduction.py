@@ -21,11 +21,10 @@ CHUNK: Final = 2048
 CHUNK / 8 * 2^-24 / 2 = 8e-6; 1024 elements are up to 25 % slower and 16384 no faster.
 """
 
-COLUMNS: Final = 16384
-"""Entries of gradients that are scaled at a time where no product does it."""
-
-TRACEABLE: Final[dict[Callable[..., object], Callable[..., object]]] = {}
-"""Every function of this module is its own traceable form."""
+COLUMNS: Final = {"cpu": 2**14}
+"""Entries of an example's gradient that are scaled at a time where no product does it, so that a cache holds them."""
+MOST_COLUMNS: Final = 2**22
+"""The same on devices with few starts to spare."""
 
 
 def widen(x: Tensor) -> Tensor:
@@ -71,9 +70,24 @@ def weighted_sum(x: Tensor, factor: Tensor) -> Tensor:
     """
     x = widen(x)
     rows, factor = _rows(x), factor.to(x.dtype)
-    if operand_rounding() > 0 and x.dtype == torch.float32:
-        return torch.cat([(piece * factor.unsqueeze(1)).sum(0) for piece in rows.split(COLUMNS, 1)]).view(x.shape[1:])
-    return (factor @ rows).view(x.shape[1:])
+    if not _rounds_operands(x):
+        return (factor @ rows).view(x.shape[1:])
+    found, step = rows.new_empty(rows.shape[1]), COLUMNS.get(x.device.type, MOST_COLUMNS)
+    for part, piece in zip(found.split(step), rows.split(step, 1), strict=True):
+        torch.sum(piece * factor.unsqueeze(1), 0, out=part)
+    return found.view(x.shape[1:])
+
+
+def weighted_sum_traceable(x: Tensor, factor: Tensor) -> Tensor:
+    """The same without pieces: what scales and what adds up become one loop."""
+    x = widen(x)
+    rows, factor = _rows(x), factor.to(x.dtype)
+    found = (rows * factor.unsqueeze(1)).sum(0) if _rounds_operands(x) else factor @ rows
+    return found.view(x.shape[1:])
+
+
+def _rounds_operands(x: Tensor) -> bool:
+    return operand_rounding() > 0 and x.dtype not in (torch.float64, torch.complex128)
 
 
 def gather(parts: list[Tensor]) -> Tensor:
@@ -83,7 +97,15 @@ def gather(parts: list[Tensor]) -> Tensor:
 
 def weighted_sums(gathered: Tensor, factor: Tensor, shapes: list[list[int]]) -> list[Tensor]:
     """weighted_sum of every part of `gathered`, each a tensor of its own shape and memory."""
-    sums = weighted_sum(gathered, factor)
+    return _split(weighted_sum(gathered, factor), shapes)
+
+
+def weighted_sums_traceable(gathered: Tensor, factor: Tensor, shapes: list[list[int]]) -> list[Tensor]:
+    """The same of `weighted_sum_traceable`."""
+    return _split(weighted_sum_traceable(gathered, factor), shapes)
+
+
+def _split(sums: Tensor, shapes: list[list[int]]) -> list[Tensor]:
     parts = torch.ops.aten.split_with_sizes_copy(sums, [math.prod(shape) for shape in shapes])
     return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
@@ -98,3 +120,10 @@ def inner(x: Tensor, y: Tensor) -> Tensor:
         return total
     pieces = products[:, :whole].reshape(products.shape[0], whole // CHUNK, CHUNK)
     return total + pieces.sum(2).sum(1, dtype=torch.float64)
+
+
+TRACEABLE: Final[dict[Callable[..., object], Callable[..., object]]] = {
+    weighted_sum: weighted_sum_traceable,
+    weighted_sums: weighted_sums_traceable,
+}
+"""Of those that are not their own traceable form."""

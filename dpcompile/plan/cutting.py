@@ -8,7 +8,7 @@ from typing import Final
 from dpcompile.ir.errors import StrategyError
 from dpcompile.ir.site import Cut, Site
 from dpcompile.plan.select import Wanted, check_names, wanted_for
-from dpcompile.strategies.reweight import REWEIGHT
+from dpcompile.strategies.reweight import PLACE, REWEIGHT
 
 MOST: Final = 4
 """Cuts that are tried for a memory budget: each costs one rewriting of the graph."""
@@ -25,8 +25,8 @@ def asked_cut(schedule: str, strategy: Wanted, sites: Sequence[Site], cuts: Sequ
         raise StrategyError('the sum "reweight" takes a second backward, which schedule="one-pass" excludes')
     if not cuts:
         raise StrategyError(
-            "backward cannot be run a second time for this model: no value that all gradients flow through has examples "
-            'apart, no half type behind it and no random draw. Use schedule="one-pass" or "microbatch"'
+            f"backward cannot be run a second time for this model: no value that all gradients flow through has {PLACE}. "
+            'Use schedule="one-pass" or "microbatch"'
         )
     if not named:
         return cuts[0]

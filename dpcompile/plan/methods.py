@@ -29,6 +29,7 @@ from dpcompile.ir.site import Convolution, Cut, Dense, Rows, Site
 from dpcompile.strategies import NORMS, SUMS
 from dpcompile.strategies.apart import misfit
 from dpcompile.strategies.projected import PROJECTED
+from dpcompile.strategies.reweight import PLACE
 
 KINDS: Final = ("product", "convolution", "lookup", "reused", "other")
 Norms = Mapping[str, tuple[str, ...]]
@@ -145,8 +146,7 @@ def check_cuts(method: Method, sites: Sequence[Site], cuts: Sequence[Cut]) -> No
     if missing is not None:
         raise StrategyError(
             f'strategy="{method.name}" runs backward a second time, which does not give the gradient of {missing}: no value that '
-            "it flows through has examples apart, no half type behind it and no random draw. "
-            'Use strategy="bookkeep", which runs backward once'
+            f'it flows through has {PLACE}. Use strategy="bookkeep", which runs backward once'
         )
 
 

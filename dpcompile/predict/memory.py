@@ -135,6 +135,17 @@ def sorted_rows(node: fx.Node, batch_size: int) -> float:
     return g.elements * (4.0 if g.sizes[1] <= embedding.MOST_ROWS else 12.0) + 3.0 * ids.elements * 8
 
 
+def scaled_rows_and_table(node: fx.Node, batch_size: int) -> float:
+    """The scaled rows; where there are many positions the table in float64, too, and a piece of the rows unless it is gone when
+    the result, no smaller, is made."""
+    g = operands(node, batch_size)[1]
+    scaled, table = max(g.bytes, 4.0 * g.elements), math.prod(map(int, value(node).shape))
+    if g.sizes[1] <= embedding.MOST_ROWS:
+        return scaled
+    piece = 8.0 * g.elements / g.sizes[1] * embedding.MOST_ROWS
+    return scaled + 8.0 * table + max(piece - 4.0 * table, 0.0)
+
+
 def geometry_of(node: fx.Node) -> Geometry:
     """How a convolution's kernel lies on its images."""
     return next(argument for argument in node.args if isinstance(argument, Geometry))
@@ -234,7 +245,7 @@ INSIDE: dict[Callable[..., Any], Callable[[fx.Node, int], float]] = {
     convolution.sqnorm_gram_unfolded: tiles,
     dense.sqnorm_materialized: one_workspace,
     embedding.sqnorm_rows: sorted_rows,
-    embedding.contract_rows: lambda node, batch_size: float(operands(node, batch_size)[1].bytes),
+    embedding.contract_rows: scaled_rows_and_table,
     scale.layer_scale: two_operands,
     scale.channel_scale: two_operands,
     row_products.projected: two_of_rows,

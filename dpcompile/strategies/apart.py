@@ -9,7 +9,8 @@ but not in four cases, which decline any other sum than `reuse`:
   n small ones by up to 6e-8 n: systematically, and not at random. Matrix products are added up in blocks, or in float64
   (`kernels.dense.products`), and so are rows of tables.
 - torch may round the operands of float32 products and convolutions to TensorFloat-32 or bfloat16, where its settings allow it;
-  cuDNN's do unless they are changed. A norm of such operands declines; of a sum of such operands the interval tells.
+  cuDNN's do unless they are changed. A norm of such operands declines, and so does one of half types, whose sum is of float32
+  operands; of a sum by a convolution of such operands, behind other norms, the interval tells.
 - A tail may enlarge what rounding left, compared with the gradient (a weight less its mean, behind inputs far from zero), by a
   number that is not known (`strategies.growth`).
 - Nothing is known of how an operation without a formula rounds.
@@ -19,12 +20,10 @@ from __future__ import annotations
 
 from typing import Final
 
-import torch
-
 from dpcompile.ir.site import Contraction, Convolution, Dense, Opaque, Site
 from dpcompile.strategies.growth import enlargements
 from dpcompile.strategies.interval import OWN
-from dpcompile.strategies.operand_rounding import convolution_unit, eps, is_coarse, product_unit
+from dpcompile.strategies.operand_rounding import convolution_unit, is_wide, product_unit
 from dpcompile.strategies.reweight import REWEIGHT
 from dpcompile.strategies.strategy import NormStrategy, SumStrategy
 
@@ -33,8 +32,6 @@ MOST_POSITIONS: Final = 128
 (`kernels.clipping.SLACK` is 1e-5)."""
 BY_CONVOLUTION: Final = ("grouped", "grouped-extra", "grouped-gradient", "single", "fused-single")
 BY_PRODUCT: Final = ("materialize", "fused")
-FLOAT32: Final = torch.finfo(torch.float32).eps
-ROUNDED: Final = "the sum is of operands that torch's settings may round, and the weight is changed before it is used"
 
 
 def misfit(site: Site, norm: NormStrategy, total: SumStrategy) -> str | None:
@@ -47,7 +44,7 @@ def misfit(site: Site, norm: NormStrategy, total: SumStrategy) -> str | None:
 def unbounded(site: Site, norm: NormStrategy, total: SumStrategy) -> str | None:
     """Why the sum that belongs to this norm has to be of the same gradients; None where it may be this one, computed apart."""
     if norm.name in OWN:
-        return ROUNDED if is_coarse(site, norm, total) and enlargements(site) is None else None
+        return None
     if any(isinstance(term.contraction, Opaque) for term in site.terms):
         return f"the norm by {norm.name} is of an operation without a formula, so that the sum must be of the same gradients"
     if enlargements(site) is None:
@@ -59,7 +56,7 @@ def too_coarse(contraction: Contraction, norm: str) -> str | None:
     """The same, for how a contraction is added up and its operands are rounded."""
     if norm not in (*BY_CONVOLUTION, *BY_PRODUCT) or not isinstance(contraction, (Convolution, Dense)):
         return None
-    if norm in BY_CONVOLUTION and contraction.positions > MOST_POSITIONS and eps(contraction.g.node) >= FLOAT32:
+    if norm in BY_CONVOLUTION and contraction.positions > MOST_POSITIONS and not is_wide(contraction):
         count = f"{contraction.positions:,} positions"
         return f"the norm by {norm} adds up {count} in float32, so that the sum must be of the same gradients"
     if not (convolution_unit if norm in BY_CONVOLUTION else product_unit)(contraction):

@@ -7,6 +7,7 @@ gradient nor its image under the tail is formed. A gain, which meets only inner 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -22,6 +23,7 @@ from dpcompile.kernels import convolution, dense, projection, row_products
 from dpcompile.strategies import gram
 from dpcompile.strategies.emitter import Emitter, dtype_of
 from dpcompile.strategies.growth import is_double
+from dpcompile.strategies.operand_rounding import convolution_unit
 from dpcompile.strategies.strategy import NormStrategy, SquaredNorm
 
 aten = torch.ops.aten
@@ -251,7 +253,13 @@ def scaled_gram(contraction: Dense | Convolution, scale: fx.Node,
         pair = emitter.call(convolution.sqnorm_gram_unfolded, unfolded, scaled, contraction.geometry)
         d, p = gram.convolution_sizes(contraction)
     gamma = dense.gram_gamma(dtype_of(contraction.g.node), contraction.positions, d, p + SCALINGS)
-    return emitter.item(pair, 0), ((emitter.item(pair, 1), gamma),)
+    return emitter.item(pair, 0), ((emitter.item(pair, 1), gamma + rounding_of_sum(contraction)),)
+
+
+def rounding_of_sum(contraction: Dense | Convolution) -> float:
+    """What is added where a convolution rounds the operands of the sum: every row of the gradient is then off by at most 2u sum_t
+    |a_t| |g_t|, which the rows' factors scale as they do the Gram matrix (of products `gram_gamma` knows)."""
+    return math.expm1(4 * convolution_unit(contraction)) if isinstance(contraction, Convolution) else 0.0
 
 
 PROJECTED = NormStrategy("projected", "Salimans & Kingma 2016, eq. 3; Qiao et al. 2019: expanded squares", declines, cost, emit)

@@ -8,6 +8,8 @@ more backward through the layers behind it. A plan decides it for all parameters
 
 from __future__ import annotations
 
+from typing import Final
+
 from torch import fx
 
 from dpcompile.ir.cost import Cost
@@ -81,5 +83,11 @@ def emit(contraction: Contraction, norm: NormStrategy, factors: fx.Node, emitter
     """Not for one contraction by itself."""
     raise AssertionError("a second backward is emitted for a cut, see SecondBackward")
 
+
+PLACE: Final = (
+    "examples apart, no random draw, and behind it no half type and no product whose operands torch's settings may round "
+    '(torch.set_float32_matmul_precision("highest") and torch.backends.cudnn.allow_tf32 = False forbid that)'
+)
+"""What a value that gradients flow through must have for a second backward to start there."""
 
 REWEIGHT = SumStrategy("reweight", "Lee and Kifer 2021", declines, cost, emit)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import operator
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -119,3 +123,39 @@ def test_reweighting_must_be_asked_for_everything_behind_a_cut() -> None:
         dpcompile(model, loss=squares, strategy={"0.weight": ("auto", "reweight")})(x)
     with pytest.raises(StrategyError, match="one-pass"):
         dpcompile(model, loss=squares, strategy={"0.*": ("auto", "reweight")}, schedule="one-pass")(x)
+
+
+def network(layer: Callable[..., nn.Module], *sizes: tuple[int, ...]) -> nn.Module:
+    """Three layers with tanh between."""
+    first, second, third = (layer(*size) for size in sizes)
+    return nn.Sequential(first, nn.Tanh(), second, nn.Tanh(), third)
+
+
+LAYERS = {
+    "products": (partial(network, nn.Linear, (3, 5), (5, 5), (5, 2)), (3,)),
+    "products of sequences": (partial(network, nn.Linear, (3, 5), (5, 5), (5, 2)), (4, 3)),
+    "convolutions": (partial(network, nn.Conv1d, (1, 2, 3), (2, 2, 3), (2, 1, 3)), (1, 9)),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("rounded", ["nothing", "products", "convolutions"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_no_gradient_goes_through_a_rounded_product_a_second_time(name: str, rounded: str, dtype: torch.dtype) -> None:
+    make, shape = LAYERS[name]
+    settings: Any = operator.attrgetter("mkldnn.conv")(torch.backends)
+    before = settings.fp32_precision
+    try:
+        if rounded == "products":
+            torch.set_float32_matmul_precision("medium")
+        elif rounded == "convolutions":
+            settings.fp32_precision = "bf16"
+        found = cuts_of(captured(make().to(dtype), squares, torch.randn(2, *shape, dtype=dtype)))
+    finally:
+        torch.set_float32_matmul_precision("highest")
+        settings.fp32_precision = before
+    everything = ("0.weight", "0.bias", "2.weight", "2.bias", "4.weight", "4.bias")
+    is_hit = dtype == torch.float32 and rounded in ("products", name)  # torch rounds convolutions where it rounds products
+    assert {frozenset(cut.parameters) for cut in found} == {
+        frozenset(everything[:end]) for end in ((2,) if is_hit else (2, 4, 6))
+    }

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from zoo_layers import Using
 
 from dpcompile import PSAC, Automatic, Global, GroupWise, Normalized, dpcompile
+from dpcompile.kernels.clipping import reached
 
 SLACK = 1e-5
 WIDTH, POSITIONS = 6, 5
@@ -152,6 +153,16 @@ def test_the_upper_end_of_the_interval_decides(kind: str) -> None:
             assert whole_norm(private(*batch).grads) <= limit * (1 + 2 * SLACK)
     uncertain = private.ready().joint.graph.find_nodes(op="call_function", target=private.kind.kernel(0.0)[0])
     assert uncertain[0].args[1] is not None and any(low)
+
+
+@pytest.mark.parametrize("squared", [0.0, 1e-12, 1.0, 1e6])
+@pytest.mark.parametrize("uncertainty", [None, 0.0, 1e-12, 0.3])
+@pytest.mark.parametrize("reach", [0.0, 1e-12, 0.7])
+def test_what_is_uncertain_may_be_low_together(squared: float, uncertainty: float | None, reach: float) -> None:
+    unsure = None if uncertainty is None else torch.tensor([uncertainty], dtype=torch.float64)
+    found = float(reached(torch.tensor([squared], dtype=torch.float64), unsure, torch.tensor([reach], dtype=torch.float64)))
+    longest = (squared + (uncertainty or 0.0)) ** 0.5 + reach**0.5
+    assert squared + found == pytest.approx(longest**2, rel=1e-12, abs=1e-30)
 
 
 def test_a_second_normalisation_changes_nothing() -> None:

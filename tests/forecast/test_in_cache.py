@@ -82,6 +82,22 @@ def test_a_small_first_batch_does_not_settle_chunks_for_a_large_one(
     assert outlook.in_cache(of_size(None), of_size, 6, SMALL_CACHE).microbatch == chunk
 
 
+def test_the_leanest_of_those_that_are_clearly_faster_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    private = dpcompile(network(), squares, hardware=SMALL_CACHE)
+    private(torch.randn(BATCH, 4).double())
+    outlook = private.ready().outlook
+
+    def of_size(chunk: int | None) -> Plan:
+        return outlook.chosen(BATCH, SMALL_CACHE, chunk, float("inf"), None)
+
+    shares = {None: 1.0, 32: 0.905, 16: 0.93}  # predicted alike; the smaller is leaner, and not clearly faster than the whole
+    monkeypatch.setattr(Outlook, "seconds", lambda self, plan, row, size: size * shares.get(plan.microbatch, 3.0))
+    monkeypatch.setattr(Outlook, "peak_bytes", lambda self, plan, size: plan.microbatch or size)
+    assert outlook.in_cache(of_size(None), of_size, BATCH, SMALL_CACHE).microbatch == 32
+    shares[16] = 0.91
+    assert outlook.in_cache(of_size(None), of_size, BATCH, SMALL_CACHE).microbatch == 16
+
+
 SLOWER_CACHE = replace(SMALL_CACHE, bandwidth=1e10, cache_bandwidth=1e11)
 
 

@@ -43,6 +43,15 @@ def test_one_norm_of_all_gradients_is_the_norm_of_all_their_elements(shapes: lis
         assert_close(found, expected, rtol=1e-12 if dtype == torch.float64 else 1e-6, atol=0.0)
 
 
+@pytest.mark.parametrize("shapes", SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+def test_both_parts_of_complex_numbers_count(shapes: list[tuple[int, ...]], dtype: torch.dtype) -> None:
+    gradients = [torch.randn(3, dtype=torch.float32), *(torch.randn(shape, dtype=dtype).conj() for shape in shapes)]
+    expected = torch.stack([g.abs().double().square().sum() for g in gradients]).sum(0, keepdim=True)
+    for form in (total_square, TRACEABLE[total_square]):
+        assert_close(form(gradients, torch.ones(1)), expected, rtol=1e-6, atol=0.0)
+
+
 def test_one_norm_of_millions_of_elements_is_not_low() -> None:
     gradient = torch.rand(2**22)
     expected = gradient.double().square().sum()

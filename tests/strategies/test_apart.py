@@ -3,6 +3,7 @@ behind a large one."""
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,7 +21,7 @@ from dpcompile.kernels import dense
 from dpcompile.kernels.clipping import SLACK
 from dpcompile.kernels.embedding import contract_rows
 from dpcompile.kernels.masked import masked_gamma
-from dpcompile.kernels.reduction import COLUMNS, weighted_sum
+from dpcompile.kernels.reduction import COLUMNS, weighted_sum, weighted_sum_traceable
 from dpcompile.plan.select import options_of
 
 
@@ -148,22 +149,24 @@ def rounded_products() -> Iterator[None]:
 
 @pytest.mark.usefixtures("rounded_products")
 @pytest.mark.parametrize("layer", [nn.Linear(5, 3, bias=False), nn.Conv1d(5, 3, 2, bias=False)], ids=["product", "convolution"])
-def test_norms_of_rounded_operands_belong_to_the_sum_of_the_same_gradients(layer: nn.Module) -> None:
-    (site,) = captured(layer, squares, torch.randn(2, *((7, 5) if isinstance(layer, nn.Linear) else (5, 7)))).sites
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)  # times a factor, operands of half types are float32
+def test_norms_of_rounded_operands_belong_to_the_sum_of_the_same_gradients(layer: nn.Module, dtype: torch.dtype) -> None:
+    x = torch.randn(2, *((7, 5) if isinstance(layer, nn.Linear) else (5, 7)))
+    (site,) = captured(copy.deepcopy(layer).to(dtype), squares, x.to(dtype)).sites
     for again in (False, True):
         options, declined = options_of(site, HARDWARE["cpu"], 2, again)
         assert {option.norm for option in options if option.sum != "reuse"} == {"gram"}
         assert "torch's settings may round" in dict(declined)["materialize+reweight" if again else "fused"]
-    half = captured(layer.bfloat16(), squares, torch.randn(2, *((7, 5) if isinstance(layer, nn.Linear) else (5, 7))).bfloat16())
-    assert "fused" in {option.norm for option in options_of(half.sites[0], HARDWARE["cpu"], 2)[0]}
 
 
 @pytest.mark.usefixtures("rounded_products")
 def test_a_second_backward_without_a_right_norm_is_refused_and_never_planned() -> None:
     model = nn.Sequential(nn.Conv1d(4, 4, 3, groups=4), nn.Tanh(), nn.Flatten(), nn.Linear(20, 30))
     x = torch.randn(16, 4, 7)
-    with pytest.raises(StrategyError, match=r'strategy="reweight" does not apply to 0\.weight by materialize: .*may round'):
+    with pytest.raises(StrategyError, match=r'strategy="reweight" runs backward a second time.*may round .*allow_tf32'):
         dpcompile(model, loss=squares, strategy="reweight")(x)
+    with pytest.raises(StrategyError, match=r'strategy="reweight" does not apply to weight by materialize: .*may round'):
+        dpcompile(model[0], loss=squares, strategy="reweight")(x)
     free = dpcompile(model, loss=squares)
     free(x)
     tight = dpcompile(model, loss=squares, memory_budget=0.85 * free.report().forecast.peak_bytes)
@@ -179,18 +182,37 @@ def rounded_convolutions() -> Iterator[None]:
     settings.fp32_precision = before
 
 
+class Scaled(nn.Conv2d):
+    """A convolution whose rows are multiplied by numbers."""
+
+    gain: Tensor
+
+    def __init__(self) -> None:
+        super().__init__(2, 3, 3, bias=False)
+        self.register_buffer("gain", torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.conv2d(x, self.weight * self.gain)
+
+
+WAYS = {"bookkeep": torch.float32, "bookkeep in bfloat16": torch.bfloat16, "two-pass": torch.float32}
+
+
 @pytest.mark.usefixtures("rounded_convolutions")
-@pytest.mark.parametrize("norm", ["gram", "materialize", "fused"])
-@pytest.mark.parametrize("again", [False, True], ids=["bookkeep", "two-pass"])
-def test_the_interval_tells_how_far_the_sum_of_a_convolution_may_be_rounded(norm: str, again: bool) -> None:
+@pytest.mark.parametrize("norm", ["gram", "materialize", "fused", "projected"])
+@pytest.mark.parametrize("name", WAYS)
+def test_the_interval_tells_how_far_the_sum_of_a_convolution_may_be_rounded(norm: str, name: str) -> None:
     torch.manual_seed(0)
-    model = nn.Conv2d(2, 3, 3, bias=False)
-    x, slope = torch.randn(4, 2, 8, 9), torch.ones(4)
-    way = {"strategy": {"weight": norm}, "schedule": "two-pass"} if again else {"strategy": {"weight": (norm, "bookkeep")}}
+    model = (Scaled() if norm == "projected" else nn.Conv2d(2, 3, 3, bias=False)).to(WAYS[name])
+    x, slope = torch.randn(4, 2, 8, 9).to(WAYS[name]), torch.ones(4)
+    again = {"strategy": {"weight": norm}, "schedule": "two-pass"}
+    way = again if name == "two-pass" else {"strategy": {"weight": (norm, "bookkeep")}}
     step = dpcompile(model, loss=total, max_grad_norm=CLIP, **way)(x, slope)
-    lengths = nn.functional.unfold(x.double(), 3).norm(dim=1).sum(1) * 3**0.5  # of a window and of three ones
+    row = 14**0.5 if norm == "projected" else 3**0.5  # of the gains, or of three ones
+    lengths = nn.functional.unfold(x.double(), 3).norm(dim=1).sum(1) * row
+    units = 1 if WAYS[name] == torch.bfloat16 else 2  # how many operands are longer than rounding leaves them
     right = expect(model, total, (x, slope), max_grad_norm=CLIP)
-    assert (step.clip_factors * (right.norms + 2 * 2.0**-8 * lengths) <= CLIP * (1 + SLACK + 1e-6)).all()
+    assert (step.clip_factors * (right.norms + units * 2.0**-8 * lengths) <= CLIP * (1 + SLACK + 1e-6)).all()
     alike = dpcompile(model, loss=total, max_grad_norm=CLIP, strategy={"weight": ("materialize", "reuse")})(x, slope)
     assert (alike.clip_factors * right.norms >= CLIP * (1 - 1e-4)).all()
 
@@ -210,13 +232,16 @@ def test_products_of_squares_know_of_rounded_operands_of_the_sum() -> None:
 
 
 @pytest.mark.usefixtures("rounded_products")
-@pytest.mark.parametrize("shape", [(3, 5, 7), (3, 0), (0, 4), (3, COLUMNS + 1), (3,)])
+@pytest.mark.parametrize("shape", [(3, 5, 7), (3, 0), (0, 4), (3, COLUMNS["cpu"] + 1), (3,)])
 def test_what_was_measured_is_scaled_without_products_that_round(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    gradients, factor = torch.randn(shape), torch.rand(shape[0])
     monkeypatch.setattr(torch.Tensor, "__matmul__", None)
-    found = weighted_sum(gradients, factor)
-    right = (gradients.double() * factor.double().view(-1, *[1] * (len(shape) - 1))).sum(0)
-    torch.testing.assert_close(found.double(), right, rtol=1e-5, atol=1e-6)
+    factor = torch.rand(shape[0])
+    for dtype in (torch.float32, torch.complex64):
+        gradients = torch.randn(shape, dtype=dtype)
+        wide = torch.promote_types(dtype, torch.float64)
+        right = (gradients.to(wide) * factor.double().view(-1, *[1] * (len(shape) - 1))).sum(0)
+        for form in (weighted_sum, weighted_sum_traceable):
+            torch.testing.assert_close(form(gradients, factor).to(wide), right, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("positions", [128, 129, 131071])
