@@ -14,7 +14,7 @@ from benchmarks import measure, worker
 from benchmarks.cases import Case, floats, per_class
 from benchmarks.contest import CLOSE, MOST_ROUNDS, prolonged, rounds_in
 from benchmarks.measure import FEW_ROUNDS, LONG_SECONDS, MOST_REPEATS, TURN_SECONDS, Step, interleaved
-from benchmarks.worker import Options, prepare
+from benchmarks.worker import ENOUGH_SECONDS, Options, prepare
 
 CASE = Case("two pixels", lambda: nn.Sequential(nn.Flatten(), nn.Linear(2, 10)), floats(2), per_class, 3, 1.0)
 
@@ -91,7 +91,7 @@ def test_no_step_always_follows_the_same_one(monkeypatch: pytest.MonkeyPatch) ->
     assert all(len(found) >= 3 for found in before.values())
 
 
-@pytest.mark.parametrize(("seconds", "tried"), [(LONG_SECONDS + 1, [2]), (LONG_SECONDS - 1, [2, 1])])
+@pytest.mark.parametrize(("seconds", "tried"), [(ENOUGH_SECONDS + 1, [2]), (ENOUGH_SECONDS - 1, [2, 1])])
 def test_a_step_of_many_seconds_is_tried_with_all_threads_alone(
     monkeypatch: pytest.MonkeyPatch, seconds: float, tried: list[int]
 ) -> None:
