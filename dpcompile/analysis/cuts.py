@@ -93,8 +93,10 @@ def narrow_places(order: Sequence[fx.Node], contractions: set[fx.Node]) -> Itera
 
 
 def frontier(node: fx.Node, states: Mapping[fx.Node, Result]) -> Operand | None:
-    """A value with one gradient per example, and where its examples lie."""
+    """A value with one gradient per example, and where its examples lie. No half type: the clip factor would be rounded to it."""
     state = states[node]
+    if any(map(is_half, results(node))):
+        return None
     if COTANGENT in (node.meta.get("custom") or {}):
         return Operand(node, 0)
     if not isinstance(state, Batched) or not isinstance(node.meta["val"], torch.Tensor):
@@ -105,9 +107,14 @@ def frontier(node: fx.Node, states: Mapping[fx.Node, Result]) -> Operand | None:
 def can_run_again(node: fx.Node, further: Set[fx.Node]) -> bool:
     """No random draw, which would come out differently, no half type, in which sums would be rounded, and no product whose
     operands torch may round on the way to `further` gradients."""
-    if draws(node) or any(fake.dtype in (torch.bfloat16, torch.float16) for fake in results(node)):
+    if draws(node) or any(map(is_half, results(node))):
         return False
     return not is_rounded_product(node) or not leads_to_gradients(node, further)
+
+
+def is_half(fake: torch.Tensor) -> bool:
+    """Whether numbers of less precision than float32 are held."""
+    return fake.dtype.is_floating_point and torch.finfo(fake.dtype).eps > torch.finfo(torch.float32).eps
 
 
 def is_rounded_product(node: fx.Node) -> bool:

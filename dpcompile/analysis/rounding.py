@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from dpcompile.kernels.gram import convolution_rounding
+
 # Allowed deviation of one operation, in units of roundoff relative to |value| + its typical size. Half types
 # round once at the end (sums run in float32), so two units are already suspicious; what is suspicious is
 # computed again in float64. There is nothing wider than float64, so the sizes of its operands count there
@@ -21,7 +23,8 @@ SHRINKS = 1e-3  # a deviation that does not shrink by this factor in float64 is 
 # Whole programs, relative to the norm of the whole gradient: rounding through all layers, kernels chosen by
 # shape.
 WHOLE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 5e-2}
-TF32 = 5e-3  # float32 on a GPU that rounds the operands of products to ten bits
+# The same where torch may round operands of float32 products or convolutions by this unit (TensorFloat-32, bfloat16).
+ROUNDED = {0.0: 0.0, 2.0**-10: 5e-3, 2.0**-8: WHOLE[torch.bfloat16]}
 SAMPLE = 4096
 
 
@@ -89,5 +92,6 @@ def whole_tolerance(dtypes: Iterable[torch.dtype], device: torch.device) -> floa
         (WHOLE.get(dtype, WHOLE[torch.bfloat16]) for dtype in dtypes if dtype.is_floating_point),
         default=WHOLE[torch.float32],
     )
-    on_tensor_cores = device.type == "cuda" and (torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32)
-    return max(found, TF32) if on_tensor_cores and found >= WHOLE[torch.float32] else found
+    if found < WHOLE[torch.float32]:
+        return found
+    return max(found, *(allowed for unit, allowed in ROUNDED.items() if convolution_rounding(device) >= unit))

@@ -192,7 +192,9 @@ def _gram(unfolded: Tensor, g: Tensor, geometry: Geometry, norm: Norm) -> tuple[
 
 def contract_unfolded(unfolded: Tensor, g: Tensor, factor: Tensor, geometry: Geometry) -> Tensor:
     """Clipped sum f[weight shape] from the unfolded operand."""
-    if geometry.groups == 1 and unfolded.stride(1) != 1 and unfolded.shape[2] >= MANY_POSITIONS:
+    if geometry.groups > 1:
+        return weighted_sum(materialize_unfolded(unfolded, widen(g), geometry), factor)
+    if unfolded.stride(1) != 1 and unfolded.shape[2] >= MANY_POSITIONS:
         g = widen(g)
         if g.shape[1] <= unfolded.shape[1]:
             g = g * _weights(factor, g)

@@ -21,9 +21,15 @@ def sqnorm_masked(a: Tensor, g: Tensor, entries: Tensor) -> tuple[Tensor, Tensor
     nothing cancels and S is the result itself. In float64 whatever the operands are: squares of small float32 numbers would
     vanish before they meet large ones, and a norm that is too small is a hole. 2 B p d FLOPs; extra memory: squares and M.
     """
-    a, g = a.double().square(), g.double().square()
+    a, g = squares(a), squares(g)
     squared = (torch.mm(g, entries.double()) * a).sum(1)
     return squared, squared
+
+
+def squares(x: Tensor) -> Tensor:
+    """|x|^2 of every entry, in float64."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float64))
+    return (wide.abs() if wide.is_complex() else wide).square()
 
 
 def masked_gamma(d: int, p: int, dtype: torch.dtype) -> float:

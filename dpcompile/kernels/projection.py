@@ -24,7 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dpcompile.kernels.gram import convolution_rounding, operand_rounding, rounding_gamma
+from dpcompile.kernels.gram import rounding_gamma
 from dpcompile.kernels.reduction import inner, sqnorm, widen
 
 Term = tuple[float, tuple[tuple[int, int], ...], tuple[tuple[int, bool], ...], tuple[int, ...]]
@@ -56,10 +56,10 @@ class Recipe(NamedTuple):
     is_per_row: bool
 
 
-def projection_gamma(dtype: torch.dtype, positions: int, columns: int, device: torch.device) -> float:
-    """gamma of this module's rounding: every term of q goes through columns + positions roundings, and those of its weights."""
-    coarse = 4 * max(operand_rounding(), convolution_rounding(device))
-    return rounding_gamma(dtype, positions + columns + MORE, coarse)
+def projection_gamma(dtype: torch.dtype, positions: int, columns: int, unit: float) -> float:
+    """gamma of this module's rounding: every term of q goes through columns + positions roundings, and those of its weights.
+    unit: with which operands of the products or convolutions may be rounded."""
+    return rounding_gamma(dtype, positions + columns + MORE, 4 * unit)
 
 
 class Numbers:

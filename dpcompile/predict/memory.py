@@ -168,6 +168,15 @@ def contraction(node: fx.Node, batch_size: int) -> float:
     return copies + 3.0 * weight.bytes  # its stand-in, the library's layout, and on the way to torch's
 
 
+def unfolded_contraction(node: fx.Node, batch_size: int) -> float:
+    """A scaled operand; where there are groups, every example's gradient, of an operand in another order if positions are few."""
+    if geometry_of(node).groups == 1:
+        return narrower(node, batch_size)
+    unfolded, (weight,) = operands(node, batch_size)[0], results(node, batch_size)
+    copied = unfolded.bytes if unfolded.sizes[2] <= convolution.FEW_POSITIONS else 0.0
+    return 4.0 * unfolded.sizes[0] * math.prod(weight.sizes) + copied
+
+
 def two_operands(node: fx.Node, batch_size: int) -> float:
     """A product of the operands' size."""
     return float(operands(node, batch_size)[0].bytes)
@@ -234,7 +243,7 @@ INSIDE: dict[Callable[..., Any], Callable[[fx.Node, int], float]] = {
     dense.contract: narrower,
     convolution.contract: contraction,
     convolution.materialize_unfold: unfolded_chunks,
-    convolution.contract_unfolded: narrower,
+    convolution.contract_unfolded: unfolded_contraction,
     convolution.materialize_grouped: own_result,
     extra_dimension.materialize_extra_dimension: own_result,
     own_gradient.materialize_grouped_gradient: in_other_layouts,

@@ -18,7 +18,7 @@ from dpcompile.ir.site import Dense, Rows, Site, Term
 from dpcompile.kernels import dense, embedding
 from dpcompile.strategies import gram, rows
 from dpcompile.strategies.emitter import Emitter, dtype_of
-from dpcompile.strategies.growth import is_double
+from dpcompile.strategies.growth import is_complex, is_double
 from dpcompile.strategies.per_example import row_operands
 from dpcompile.strategies.strategy import NormStrategy, SquaredNorm
 
@@ -53,7 +53,7 @@ def declines(site: Site) -> str | None:
     if len(precisions) > 1:
         return "the parameter is used in several precisions"
     rounded = precisions == {torch.float64} and not is_double(site)
-    return "its uses are in float64, and are added up in float32" if rounded else None
+    return "its uses are in float64, and are added up in float32" if rounded else is_complex(site)
 
 
 def cost(site: Site) -> Cost:

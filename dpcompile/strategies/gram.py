@@ -15,6 +15,7 @@ from dpcompile.ir.cost import BLOCKS, BYTES, D_IN, D_OUT, GROUPS, T_IN, TAPS, B,
 from dpcompile.ir.site import Convolution, Dense, Site
 from dpcompile.kernels import convolution, dense
 from dpcompile.strategies.emitter import Emitter, dtype_of
+from dpcompile.strategies.growth import is_complex
 from dpcompile.strategies.scaling import scaled
 from dpcompile.strategies.strategy import NormStrategy, SquaredNorm, only
 
@@ -67,10 +68,10 @@ def declines(site: Site) -> str | None:
     if isinstance(found, str):
         return found
     if isinstance(found, Dense):
-        return "groups of matrix products are materialised" if found.groups != 1 else None
+        return "groups of matrix products are materialised" if found.groups != 1 else is_complex(site)
     assert isinstance(found, Convolution)
     folded = found.x.folded != 1 or found.g.folded != 1
-    return "several images per example are folded into the convolution's batch" if folded else None
+    return "several images per example are folded into the convolution's batch" if folded else is_complex(site)
 
 
 def cost(site: Site) -> Cost:

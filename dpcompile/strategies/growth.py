@@ -96,6 +96,12 @@ def elements(node: fx.Node) -> int:
     return math.prod(map(int, value(node).shape))
 
 
+def is_complex(site: Site) -> str | None:
+    """Why formulas of inner products and of squares, which are written for real numbers, decline; None for real gradients."""
+    fakes = [node.meta["val"] for node in (*(term.contraction.node for term in site.terms), site.gradient)]
+    return "its formula is of real numbers, and the gradient is complex" if any(fake.is_complex() for fake in fakes) else None
+
+
 def is_double(site: Site) -> bool:
     """Whether everything from the contractions to the gradient is in float64."""
     fakes = [node.meta["val"] for node in (*(term.contraction.node for term in site.terms), *site.tail, site.gradient)]

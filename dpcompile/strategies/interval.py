@@ -56,8 +56,10 @@ SCALE = read(2 * B * ELEMENTS, sympy.Integer(20))
 
 def is_needed(site: Site, norm: NormStrategy, total: SumStrategy) -> bool:
     """Whether rounding of norm and sum has to be told apart."""
+    if is_coarse(site, norm, total):
+        return True
     if not total.is_apart or norm.name in OWN:
-        return is_coarse(site, norm, total)
+        return False
     has_scale = any(isinstance(term.contraction, (LayerScale, ChannelScale)) for term in site.terms)
     return has_scale or added(site, [count(term.contraction) for term in site.terms]) > 1
 

@@ -34,7 +34,7 @@ def is_wide(contraction: Convolution | Dense) -> bool:
 
 def is_exact(contraction: Convolution, unit: float) -> bool:
     """Whether both operands are of half types that a rounding of this unit leaves as they are."""
-    return all(eps(operand.node) / 2 >= unit for operand in (contraction.x, contraction.g))
+    return all(eps(operand.node) >= unit for operand in (contraction.x, contraction.g))
 
 
 def eps(node: fx.Node) -> float:

@@ -22,8 +22,8 @@ from dpcompile.ir.site import Convolution, Dense, Operand, Site
 from dpcompile.kernels import convolution, dense, projection, row_products
 from dpcompile.strategies import gram
 from dpcompile.strategies.emitter import Emitter, dtype_of
-from dpcompile.strategies.growth import is_double
-from dpcompile.strategies.operand_rounding import convolution_unit
+from dpcompile.strategies.growth import is_complex, is_double
+from dpcompile.strategies.operand_rounding import convolution_unit, product_unit
 from dpcompile.strategies.strategy import NormStrategy, SquaredNorm
 
 aten = torch.ops.aten
@@ -76,7 +76,7 @@ def declines(site: Site) -> str | None:
     if value(contraction.node).dtype == torch.float64 and not is_double(site):
         return "the gradient is in float64, and is changed and added up in float32"
     folded = isinstance(contraction, Convolution) and (contraction.x.folded != 1 or contraction.g.folded != 1)
-    return "several images per example are folded into the convolution's batch" if folded else None
+    return "several images per example are folded into the convolution's batch" if folded else is_complex(site)
 
 
 def projection_of(site: Site) -> Projection:
@@ -192,8 +192,8 @@ def emit(site: Site, emitter: Emitter) -> SquaredNorm:
 
 def gamma_of(contraction: Dense | Convolution, found: Projection) -> float:
     """gamma of the inner products."""
-    operand = contraction.g.node
-    return projection.projection_gamma(dtype_of(operand), contraction.positions, found.columns, value(operand).device)
+    unit = (convolution_unit if isinstance(contraction, Convolution) else product_unit)(contraction)
+    return projection.projection_gamma(dtype_of(contraction.g.node), contraction.positions, found.columns, unit)
 
 
 SCALINGS = 4

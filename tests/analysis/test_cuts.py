@@ -18,6 +18,7 @@ from zoo_case import squares
 
 from dpcompile import StrategyError, dpcompile
 from dpcompile.analysis.cuts import find_cuts, gradients_of_losses, results
+from dpcompile.ir.graph import value
 from dpcompile.ir.site import Cut
 from dpcompile.ir.verifier import check
 from dpcompile.passes.order import order_nodes
@@ -112,6 +113,39 @@ def test_two_passes_are_refused_where_sums_would_be_rounded() -> None:
     private = dpcompile(nn.Linear(3, 2).bfloat16(), loss=squares, schedule="two-pass")
     with pytest.raises(StrategyError, match="second time"):
         private(torch.randn(2, 3).bfloat16())
+
+
+class HalfStream(nn.Module):
+    """Rows of two tables in bfloat16, whose sum has one gradient in bfloat16 and two in float32 behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.segments = nn.Embedding(5, 3), nn.Embedding(2, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return (self.tokens(ids).bfloat16() + self.segments(ids % 2).bfloat16()).float()
+
+
+def test_no_clip_factor_is_rounded_to_a_half_type() -> None:
+    ids = torch.randint(0, 5, (4, 3))
+    made = captured(HalfStream(), squares, ids)
+    assert not any(value(cut.frontier.node).dtype == torch.bfloat16 for cut in cuts_of(made))
+    model = HalfStream()
+    steps = [dpcompile(model, loss=squares, max_grad_norm=0.5, schedule=way)(ids) for way in ("one-pass", "two-pass")]
+    assert (steps[0].norms > 0.5).all()
+    torch.testing.assert_close(steps[1].grads, steps[0].grads, rtol=1e-5, atol=1e-6)
+
+
+def halved(model: nn.Module, x: Tensor) -> Tensor:
+    """Losses that are rounded to bfloat16."""
+    return squares(model, x).bfloat16()
+
+
+def test_losses_of_a_half_type_are_not_scaled() -> None:
+    x = torch.randn(4, 3)
+    cuts = cuts_of(captured(nn.Linear(3, 2), halved, x))
+    assert cuts and all(value(cut.frontier.node).dtype == torch.float32 for cut in cuts)
+    dpcompile(nn.Linear(3, 2), loss=halved, schedule="two-pass")(x)
 
 
 def test_reweighting_must_be_asked_for_everything_behind_a_cut() -> None:

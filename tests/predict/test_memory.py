@@ -44,6 +44,22 @@ def test_predicted_peaks_are_within_a_tenth_of_measured_ones(name: str, strategy
     assert made[0].report().forecast.peak_bytes == pytest.approx(measured, rel=0.1)
 
 
+def test_groups_of_unfolded_convolutions_are_materialised_for_the_sum() -> None:
+    model, x, y = (
+        nn.Sequential(nn.Tanh(), nn.Conv2d(64, 64, 3, groups=4), nn.Flatten()),
+        torch.randn(16, 64, 6, 6),
+        torch.zeros(16).long(),
+    )
+    made: list[PrivateModule] = []
+
+    def make() -> Step:
+        made.append(dpcompile(model, loss=losses, strategy={"1.weight": ("gram", "unfold")}))
+        return lambda: made[0](x, y).grads
+
+    measured = peak_bytes(make, "cpu")
+    assert made[0].report().forecast.peak_bytes == pytest.approx(measured, rel=0.1)
+
+
 def test_memory_is_read_at_any_batch_size() -> None:
     private = dpcompile(nn.Linear(64, 32), loss=squares, example_batch=(torch.randn(4, 64),))
     small, large = (memory(private.ready().joint, size).peak for size in (4, 4000))

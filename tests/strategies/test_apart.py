@@ -201,10 +201,11 @@ WAYS = {"bookkeep": torch.float32, "bookkeep in bfloat16": torch.bfloat16, "two-
 @pytest.mark.usefixtures("rounded_convolutions")
 @pytest.mark.parametrize("norm", ["gram", "materialize", "fused", "projected"])
 @pytest.mark.parametrize("name", WAYS)
-def test_the_interval_tells_how_far_the_sum_of_a_convolution_may_be_rounded(norm: str, name: str) -> None:
+@pytest.mark.parametrize("sides", [(8, 9), (3, 3)], ids=str)  # many positions, or one, of which nothing is added up
+def test_the_interval_tells_how_far_the_sum_of_a_convolution_may_be_rounded(norm: str, name: str, sides: tuple[int, int]) -> None:
     torch.manual_seed(0)
     model = (Scaled() if norm == "projected" else nn.Conv2d(2, 3, 3, bias=False)).to(WAYS[name])
-    x, slope = torch.randn(4, 2, 8, 9).to(WAYS[name]), torch.ones(4)
+    x, slope = torch.randn(4, 2, *sides).to(WAYS[name]), torch.ones(4)
     again = {"strategy": {"weight": norm}, "schedule": "two-pass"}
     way = again if name == "two-pass" else {"strategy": {"weight": (norm, "bookkeep")}}
     step = dpcompile(model, loss=total, max_grad_norm=CLIP, **way)(x, slope)
@@ -215,6 +216,15 @@ def test_the_interval_tells_how_far_the_sum_of_a_convolution_may_be_rounded(norm
     assert (step.clip_factors * (right.norms + units * 2.0**-8 * lengths) <= CLIP * (1 + SLACK + 1e-6)).all()
     alike = dpcompile(model, loss=total, max_grad_norm=CLIP, strategy={"weight": ("materialize", "reuse")})(x, slope)
     assert (alike.clip_factors * right.norms >= CLIP * (1 - 1e-4)).all()
+
+
+@pytest.mark.usefixtures("rounded_convolutions")
+def test_matrix_products_do_not_pay_for_the_settings_of_convolutions() -> None:
+    torch.manual_seed(0)
+    model, x = nn.utils.parametrizations.weight_norm(nn.Linear(5, 3)), torch.randn(4, 7, 5)
+    step = dpcompile(model, loss=squares, max_grad_norm=CLIP, strategy={"*original*": "projected"})(x)
+    right = expect(model, squares, (x,), max_grad_norm=CLIP)
+    assert (right.norms > CLIP).all() and (step.clip_factors * right.norms >= CLIP * (1 - 1e-4)).all()
 
 
 def test_settings_of_convolutions_are_watched(request: pytest.FixtureRequest) -> None:

@@ -6,7 +6,6 @@ The declines are written down by name: a method that begins to refuse a model, o
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 import pytest
 import torch
@@ -170,34 +169,6 @@ def test_sums_that_are_alike_can_be_added_to(name: str, chunk: int | None) -> No
     for parameter, total in expected.sums.items():
         step.grads[parameter].add_(total)
         assert torch.allclose(step.grads[parameter], 2 * total, rtol=1e-9)
-
-
-class Complex(nn.Module):
-    """Products with a complex table, which is a parameter itself or made of two real ones."""
-
-    def __init__(self, table: Tensor, is_whole: bool) -> None:
-        super().__init__()
-        parts = {"table": table} if is_whole else {"real": table.real.clone(), "imaginary": table.imag.clone()}
-        self.parts = nn.ParameterDict({name: nn.Parameter(part) for name, part in parts.items()})
-        self.scale = nn.Parameter(torch.arange(1.0, 6.0, dtype=torch.float64))
-
-    def forward(self, x: Tensor) -> Tensor:
-        parts = self.parts
-        table = parts["table"] if "table" in parts else torch.complex(parts["real"], parts["imaginary"])
-        return torch.view_as_real((x.to(torch.complex128) @ table) * self.scale).flatten(1)
-
-
-@pytest.mark.parametrize("options", [{"strategy": "naive"}, {"microbatch": 1}, {}], ids=str)
-def test_a_complex_parameter_counts_as_its_two_parts(options: dict[str, Any]) -> None:
-    torch.manual_seed(0)
-    table, x = torch.randn(3, 5, dtype=torch.complex128), torch.randn(5, 3, dtype=torch.float64)
-    right = expect(Complex(table, is_whole=False), squares, (x,), max_grad_norm=0.5)
-    step = dpcompile(Complex(table, is_whole=True), loss=squares, max_grad_norm=0.5, **options)(x)
-    assert torch.allclose(step.norms, right.norms, rtol=1e-12)
-    assert torch.allclose(
-        step.grads["parts.table"], torch.complex(right.sums["parts.real"], right.sums["parts.imaginary"]), rtol=1e-9
-    )
-    assert torch.allclose(step.grads["scale"], right.sums["scale"], rtol=1e-9)
 
 
 @pytest.mark.parametrize("name", METHODS)
