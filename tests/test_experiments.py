@@ -79,6 +79,16 @@ def test_claims_are_judged_on_the_points_that_they_name() -> None:
     assert "- multi at VGG-16: MemoryError: no memory" in markdown(experiment, found)
 
 
+def test_autos_bar_is_judged_with_and_without_what_measures() -> None:
+    rows = {"MLP": {"crb": 2.0, "autotune": 1.9, "auto": 2.05}, "CNN": {"crb": 3.0, "autotune": 2.0, "auto": 2.0}}
+    verdicts = {
+        row["claim"]: row["numbers"] for row in judged(EXPERIMENTS["rochette"], document(rows, ("crb", "autotune", "auto")))
+    }
+    start = "auto takes at most 1.05 times the fastest method"
+    assert verdicts == {start: "1 of 2 points; not at MLP 1.08", start + " but autotune": "2 of 2 points; at worst 1.02",
+                        "autotune takes at most 1.05 times the fastest method": "2 of 2 points; at worst 1.00"}  # fmt: skip
+
+
 def test_peak_memory_is_in_the_table_where_it_was_measured() -> None:
     experiment = EXPERIMENTS["lee-kifer"]
     found = document({"MLP B16": {"naive": 2.0, "auto": 1.0}, "CNN B16": {"naive": 2.0}}, ("naive", "auto"))
