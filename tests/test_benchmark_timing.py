@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from benchmarks import measure, worker
 from benchmarks.cases import Case, floats, per_class
-from benchmarks.contest import CLOSE, MOST_ROUNDS, prolonged, rounds_in
+from benchmarks.contest import CLOSE, MOST_ROUNDS, contenders, prolonged, rounds_in
 from benchmarks.measure import FEW_ROUNDS, LONG_SECONDS, MOST_REPEATS, TURN_SECONDS, Step, interleaved
 from benchmarks.worker import ENOUGH_SECONDS, Options, prepare
 
@@ -141,3 +141,9 @@ def test_what_fails_while_it_runs_on_keeps_its_time(monkeypatch: pytest.MonkeyPa
 
     longer = prolonged(samples, {**steps, "two": (failing, 1)}, ("one", "two"), 60.0, "cpu")
     assert longer["two"] == samples["two"] and len(longer["one"]) > len(samples["one"])
+
+
+def test_a_busy_moment_keeps_nobody_from_running_on() -> None:
+    samples = {"one": [1.0, 1.0, 1.1], "disturbed": [0.95 * CLOSE, 1.9, 2.4], "slow": [1.05 * CLOSE, 2.0, 2.0]}
+    assert contenders(samples) == {"one", "disturbed"}
+    assert contenders({"one": [1.0], "slow": [2.0]}) == contenders({"one": [1.0]}) == contenders({}) == set()
