@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import signal
-import statistics
 import sys
 import warnings
 from collections.abc import Iterator
@@ -27,13 +26,10 @@ from benchmarks.measure import Step, interleaved, peak_bytes, seconds_of, summar
 from benchmarks.methods import ALL_METHODS
 from benchmarks.protocol import as_published, products_in
 from benchmarks.reference import Reference, largest_error, make_reference
+from benchmarks.threads import fastest
 
-TURNS = 3
-"""Interleaved rounds that decide between numbers of threads."""
 ENOUGH_SECONDS = 15.0
 """A step that takes longer with all threads is not tried with one (a loop over 512 examples took 4 s with two, 0.5 with one)."""
-THREADS_SECONDS = 1.5
-"""For how much longer they run on if they take alike."""
 
 
 @dataclass(frozen=True)
@@ -117,14 +113,6 @@ def prepare(case: Case, name: str, reference: Reference, options: Options, resul
                 break
     best, result["threads"] = tried[fastest(tried, options.device)]
     return best, result["threads"]
-
-
-def fastest(tried: dict[str, tuple[Step, int]], device: str) -> str:
-    """The key with the smallest median; numbers of threads that take alike run on until no single turn decides."""
-    if len(tried) == 1:
-        return next(iter(tried))
-    samples = prolonged(interleaved(tried, TURNS, device), tried, tried, THREADS_SECONDS, device)
-    return min(samples, key=lambda key: statistics.median(samples[key]))
 
 
 def checked(step: Step, is_private: bool, reference: Reference) -> float:

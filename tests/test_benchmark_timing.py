@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import measure, worker
+from benchmarks import threads as threads_of
 from benchmarks.cases import Case, floats, per_class
 from benchmarks.contest import CLOSE, MOST_ROUNDS, contenders, prolonged, rounds_in
 from benchmarks.measure import FEW_ROUNDS, LONG_SECONDS, MOST_REPEATS, TURN_SECONDS, Step, interleaved
@@ -102,11 +104,50 @@ def test_a_step_of_many_seconds_is_tried_with_all_threads_alone(
         return step_named("only")
 
     played(monkeypatch, {"only": seconds})
+    monkeypatch.setattr(threads_of, "have_cores", lambda threads, device: True)
     monkeypatch.setattr(worker, "ALL_METHODS", {"only": SimpleNamespace(make=make, is_private=True)})
     monkeypatch.setattr(worker, "checked", lambda step, is_private, reference: 0.0)
     result: dict[str, Any] = {}
     _, threads = prepare(CASE, "only", None, Options("", ("only",), 1, (1, 2), "cpu", 300), result)  # type: ignore[arg-type]
     assert made == tried and threads == result["threads"] == 2 and result["error"] == 0.0
+
+
+def test_a_number_of_threads_is_chosen_again_where_threads_had_no_core_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another program holds a core from behind the first wait until the second."""
+    seen = iter([True, False, False, True, True])  # before, behind (busy), before, before, behind
+    asked: list[int] = []
+
+    def have_cores(threads: int, device: str) -> bool:
+        asked.append(threads)
+        return next(seen)
+
+    monkeypatch.setattr(threads_of, "have_cores", have_cores)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    seconds = {"all": 0.9, "one": 0.5}
+    played(monkeypatch, seconds)
+    times = iter([0.9, 0.3])
+    turns = threads_of.taking_turns
+    monkeypatch.setattr(threads_of, "taking_turns", lambda tried, device: seconds.update(all=next(times)) or turns(tried, device))
+    tried: dict[str, tuple[Step, int]] = {"all": (step_named("all"), 2), "one": (step_named("one"), 1)}
+    assert threads_of.fastest(tried, "cpu") == "all" and asked == [2] * 5
+
+
+def test_one_turn_decides_between_numbers_of_threads_that_do_not_take_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = played(monkeypatch, {"all": 0.5, "one": 0.5 * CLOSE + 1e-9})
+    tried: dict[str, tuple[Step, int]] = {"all": (step_named("all"), 2), "one": (step_named("one"), 1)}
+    assert {key: len(found) for key, found in threads_of.taking_turns(tried, "cpu").items()} == {"all": 1, "one": 1}
+    assert len(calls) == 4  # each once untimed
+    played(monkeypatch, {"all": 0.5, "one": 0.5 * CLOSE - 1e-9})
+    assert all(len(found) >= threads_of.TURNS for found in threads_of.taking_turns(tried, "cpu").values())
+
+
+def test_a_patient_wait_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(100))
+    monkeypatch.setattr(threads_of, "have_cores", lambda threads, device: False)
+    monkeypatch.setattr(time, "perf_counter", lambda: 10.0 * next(clock))
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    threads_of.wait_for_cores(2, "cpu")
+    assert next(clock) == 4  # asked at the start, then after 10, 20 and 30 seconds
 
 
 def test_the_fastest_private_methods_and_the_ordinary_step_run_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,10 +19,11 @@ from benchmarks.experiments.lee_kifer import reaches
 from benchmarks.experiments.quiet import disturbed
 from benchmarks.experiments.rochette import CLAIMS as ROCHETTE
 from benchmarks.experiments.table import judged, markdown
-from benchmarks.worker import Options
+from benchmarks.worker import Options, on_threads
 from dpcompile.cost.hardware import HARDWARE
 from dpcompile.measure import cache
 from dpcompile.measure.cache import save
+from dpcompile.measure.calibrate import Calibration
 
 METHODS = ("ordinary eager", "dpcompile eager")
 CASE = Case("two pixels", lambda: nn.Sequential(nn.Flatten(), nn.Linear(2, 10)), floats(2), per_class, 3, 1.0)
@@ -41,16 +42,17 @@ def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     monkeypatch.setattr(runs, "measure_time", times)
     monkeypatch.setattr(runs, "peak_bytes", lambda make, device: 7)
     monkeypatch.setattr(runs, "RESULTS", tmp_path)
-    monkeypatch.setattr(runs, "run_calibration", lambda seconds, device: None)
+    monkeypatch.setattr(runs, "run_calibration", lambda seconds, device: Calibration(HARDWARE["cpu"], 0.0, seconds, 1))
     return names
 
 
 def test_the_machine_is_calibrated_once_for_each_number_of_threads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     seen: list[int] = []
 
-    def calibrate(seconds: float, device: str) -> None:
+    def calibrate(seconds: float, device: str) -> Calibration:
         seen.append(torch.get_num_threads())
         save(HARDWARE["cpu"], 0.0, torch.device(device))
+        return Calibration(HARDWARE["cpu"], 0.0, seconds, 1)
 
     monkeypatch.setattr(runs, "run_calibration", calibrate)
     monkeypatch.setenv("DPCOMPILE_CACHE", str(tmp_path))
@@ -60,6 +62,21 @@ def test_the_machine_is_calibrated_once_for_each_number_of_threads(monkeypatch: 
     monkeypatch.setattr(cache, "FORMAT", cache.FORMAT + 1)
     runs.calibrated((1, 2), "cpu")
     assert seen == [1, 2, 1, 2], "a calibration that cannot be used was taken for one"
+
+
+def test_nothing_is_timed_where_threads_share_a_core(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def calibrate(seconds: float, device: str) -> Calibration:
+        save(HARDWARE["cpu"], 0.0, torch.device(device))
+        return Calibration(HARDWARE["cpu"], 0.0, seconds, 1, threads=torch.get_num_threads(), speedup=1.0)
+
+    monkeypatch.setattr(runs, "run_calibration", calibrate)
+    monkeypatch.setenv("DPCOMPILE_CACHE", str(tmp_path))
+    with pytest.raises(SystemExit, match="other programs"):
+        runs.calibrated((1, 2), "cpu")
+    with on_threads(1):
+        assert cache.load(torch.device("cpu"))[0] is not None
+    with on_threads(2):
+        assert cache.load(torch.device("cpu"))[0] is None, "the next run would have used it"
 
 
 def of_two(methods: tuple[str, ...] = METHODS) -> Experiment:

@@ -32,7 +32,7 @@ from benchmarks.methods import ALL_METHODS
 from benchmarks.protocol import products_in
 from benchmarks.run import CORES, RESULTS, describe_machine
 from benchmarks.worker import Options, at_most, measure_time, on_threads, text_of
-from dpcompile.measure.cache import VARIABLE, load
+from dpcompile.measure.cache import VARIABLE, load, path_for
 from dpcompile.measure.show import run_calibration
 
 CALIBRATION_SECONDS = 180.0
@@ -86,12 +86,16 @@ def run(experiment: Experiment, size: str, rounds: int, only: str, memory: bool,
 
 
 def calibrated(threads: tuple[int, ...], device: str) -> None:
-    """Measure the machine once for each number of threads, as a user is told to; kept in the environment's own folder."""
+    """Measure the machine once for each number of threads, as a user is told to; kept in the environment's own folder.
+
+    Ends the run where threads did not have their cores: plans would be made for a slower machine than what is timed.
+    """
     os.environ.setdefault(VARIABLE, str(Path(sys.prefix) / "calibrated"))
     for count in threads:
         with on_threads(count):
-            if load(torch.device(device))[0] is None:
-                run_calibration(CALIBRATION_SECONDS, device)
+            if load(torch.device(device))[0] is None and not run_calibration(CALIBRATION_SECONDS, device).has_its_cores:
+                path_for(torch.device(device)).unlink()
+                raise SystemExit("nothing is timed on a machine like that; run again when other programs have ended")
 
 
 def quietest(case: Case, options: Options, earlier: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -35,6 +35,9 @@ LARGEST = 1.5e8  # bytes of operands
 CALLS = 3
 MOST_CALLS = 9  # of what is short
 ENOUGH = 0.002  # predicted seconds of all calls, above which there are no more than CALLS
+ALONE = 0.6  # share of its rate alone that a thread must keep beside the others
+ALIKE = 8  # threads up to which a product of SIDE is that much faster; more of them share clock rate and memory
+SIDE = 1536  # of the matrices that rates are measured with
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,8 @@ class Calibration:
     """A measured machine.
 
     spread: median over all measurements of the half distance of their quartiles. pace: the usual reading of the clock's
-    reference product while it was measured, which the row's seconds are for.
+    reference product while it was measured, which the row's seconds are for. threads: how many were used; speedup: how many
+    times faster they multiply matrices than one does, at the worse end of the measurements.
     """
 
     hardware: Hardware
@@ -50,6 +54,13 @@ class Calibration:
     seconds: float
     measurements: int
     pace: float = 1.0
+    threads: int = 1
+    speedup: float = 1.0
+
+    @property
+    def has_its_cores(self) -> bool:
+        """Whether threads ran beside each other. Two that share a core are as fast as one, evenly, so the spread is small."""
+        return self.speedup >= ALONE * min(self.threads, ALIKE)
 
 
 def calibrate(row: Hardware, device: torch.device, seconds: float = 180.0, progress: Progress = lambda name, share: None,
@@ -60,7 +71,7 @@ def calibrate(row: Hardware, device: torch.device, seconds: float = 180.0, progr
     """
     started = time.perf_counter()
     progress("rates", 0.0)
-    row = measured_rates(row, device)
+    row, speedup = measured_rates(row, device), speedup_of_threads(device)
     pace = Pace(row.flops("float32"), device)
     series = [Series(subject, drawn(subject, row, seed)) for subject in SUBJECTS]
     while (left := next_of(series, time.perf_counter() - started < seconds)) is not None:
@@ -70,7 +81,8 @@ def calibrate(row: Hardware, device: torch.device, seconds: float = 180.0, progr
     done = replace(row, name="this machine", curves=curves, source="measured by python -m dpcompile calibrate")
     noise = statistics.median(number for one in series for number in one.noise)
     count = sum(len(one.points) for one in series)
-    return Calibration(done, noise, time.perf_counter() - started, count, pace.usual)
+    speedup, threads = min(speedup, speedup_of_threads(device)), torch.get_num_threads() if device.type == "cpu" else 1
+    return Calibration(done, noise, time.perf_counter() - started, count, pace.usual, threads, speedup)
 
 
 @dataclass
@@ -122,15 +134,29 @@ def next_of(series: Sequence[Series], is_time_left: bool) -> Series | None:
 
 def measured_rates(row: Hardware, device: torch.device) -> Hardware:
     """The peak in float32, the bandwidth and the time of a small operation, in place of the table's."""
-    x, small = torch.full((1536, 1536), 0.5, device=device), torch.ones(4, device=device)
+    x, small = torch.full((SIDE, SIDE), 0.5, device=device), torch.ones(4, device=device)
     large = torch.full((2**26,), 0.5, device=device)
     target = torch.empty_like(large)
-    peak = 2 * 1536**3 / min(repeated(torch.mm, [(x, x)], device, 7))
+    peak = 2 * SIDE**3 / min(repeated(torch.mm, [(x, x)], device, 7))
     bandwidth = 2 * large.nbytes / min(repeated(target.copy_, [(large,)], device, 5))
     launch = statistics.median(repeated(torch.add, [(small, small)], device, 200))
     factor = peak / row.peak_flops["float32"]
     rates = {dtype: rate * factor for dtype, rate in row.peak_flops.items()}
     return replace(row, peak_flops=rates, bandwidth=bandwidth, launch=launch)
+
+
+def speedup_of_threads(device: torch.device, side: int = SIDE) -> float:
+    """How many times faster a product of matrices of this side is on all threads than on one; 1 on a GPU."""
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or threads == 1:
+        return 1.0
+    x = torch.full((side, side), 0.5)
+    together = statistics.median(repeated(torch.mm, [(x, x)], device, 5))
+    torch.set_num_threads(1)
+    try:
+        return min(repeated(torch.mm, [(x, x)], device, 3)) / together
+    finally:
+        torch.set_num_threads(threads)
 
 
 def slowed(curve: Curve, factor: float) -> Curve:

@@ -20,8 +20,8 @@ BUSY = 0.1
 """Spread above which a machine counts as busy."""
 
 
-def run_calibration(seconds: float, device: str) -> None:
-    """Measure the device and keep the result; InvalidInput where there is no such device, or no place to keep it."""
+def run_calibration(seconds: float, device: str) -> Calibration:
+    """Measure the device, keep the result and print it; InvalidInput where there is no such device, or no place to keep it."""
     place = present(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     check_writable(folder())
     with tqdm(total=100, desc="calibrating", leave=False, bar_format="{l_bar}{bar}| {postfix}") as bar:
@@ -37,6 +37,7 @@ def run_calibration(seconds: float, device: str) -> None:
     for line in summary(found):
         console.print(line, highlight=False, soft_wrap=True)
     console.print(f"kept in {path}", highlight=False, soft_wrap=True)
+    return found
 
 
 def present(name: str) -> torch.device:
@@ -59,7 +60,7 @@ def check_writable(place: Path) -> None:
 
 
 def summary(found: Calibration) -> list[str]:
-    """Rates, effort, and a warning where the machine was busy."""
+    """Rates, effort, and warnings where the machine was busy, at times or throughout."""
     row = found.hardware
     lines = [
         f"float32 {row.peak_flops['float32'] / 1e9:.0f} GFLOP/s, memory {row.bandwidth / 1e9:.1f} GB/s, "
@@ -68,6 +69,11 @@ def summary(found: Calibration) -> list[str]:
     ]
     if found.spread > BUSY:
         lines.append("the machine was busy; calibrate again when it is not, or predictions will be off by as much")
+    if not found.has_its_cores:
+        lines.append(
+            f"{found.threads} threads multiplied matrices only {found.speedup:.1f} times as fast as one: they shared their cores "
+            "with each other or with other programs; calibrate again when they do not, or plans will be made for a slower machine"
+        )
     return lines
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -118,6 +121,26 @@ def test_a_device_that_is_not_there_is_refused_with_those_that_are(device: str) 
 def test_a_busy_machine_is_told_from_a_quiet_one(measured: Hardware) -> None:
     busy, quiet = (" ".join(summary(Calibration(measured, spread, 50.0, 100))) for spread in (0.3, 0.01))
     assert "spread 30.0%" in busy and "busy" in busy and "busy" not in quiet
+
+
+@pytest.mark.parametrize(
+    ("threads", "speedup", "warned"), [(1, 1.0, False), (2, 1.0, True), (2, 1.9, False), (64, 1.1, True), (64, 30.0, False)]
+)
+def test_threads_that_share_a_core_are_told(measured: Hardware, threads: int, speedup: float, warned: bool) -> None:
+    lines = summary(Calibration(measured, 0.01, 50.0, 100, threads=threads, speedup=speedup))
+    assert any(f"{threads} threads multiplied matrices only {speedup:.1f} times" in line for line in lines) == warned
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux lets a process choose its cores")
+def test_two_threads_on_one_core_are_no_faster_than_one() -> None:
+    """In a process of its own, for a pool of threads keeps the cores that it was started with."""
+    code = (
+        "import os, torch; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); torch.set_num_threads(2);"
+        "from dpcompile.measure.calibrate import speedup_of_threads; print(speedup_of_threads(torch.device('cpu')))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    speedup = float(found.stdout)
+    assert 0 < speedup < 1.2 and not Calibration(HARDWARE["cpu"], 0.01, 50.0, 100, threads=2, speedup=speedup).has_its_cores
 
 
 def test_what_was_measured_at_another_pace_is_brought_to_the_usual_one() -> None:
